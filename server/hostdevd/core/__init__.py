@@ -1,0 +1,1 @@
+"""The rules of device assignment, free of gRPC, libvirt, XML and protobuf (a test holds that)."""

@@ -1,0 +1,68 @@
+"""Every way in which hostdevd says no.
+
+    HostdevError            has a reason of the API's `ErrorReason`, text, metadata and details
+        (one class: callers tell errors apart by `reason`, and `api/errors.py` maps reasons to status codes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hostdevd.core.model import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field of the request that is wrong: its path in the message, and what would be right."""
+
+    field: str
+    description: str
+
+
+class HostdevError(Exception):
+    """A refusal or failure that the caller is told about.
+
+    `reason` is a value's name of `ErrorReason` without prefix. Every dynamic value of the message stands
+    in `metadata` too. `retry_after_s` asks the client to try again later.
+    """
+
+    def __init__(  # noqa: PLR0913  the parts of google.rpc.Status, each named at the call
+        self,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        reasons: tuple[Reason, ...] = (),
+        fields: tuple[FieldViolation, ...] = (),
+        resource: tuple[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.reasons = reasons
+        self.fields = fields
+        self.resource = resource
+        self.retry_after_s = retry_after_s
+
+
+def invalid_field(field: str, description: str) -> HostdevError:
+    """The caller's mistake, with the field's name."""
+    return HostdevError(
+        "INVALID_FIELD",
+        f"{field}: {description}",
+        metadata={"field": field},
+        fields=(FieldViolation(field, description),),
+    )
+
+
+def disconnected(why: str) -> HostdevError:
+    """libvirt is away; the service reconnects by itself."""
+    return HostdevError(
+        "LIBVIRT_DISCONNECTED",
+        f"libvirt is not connected: {why}",
+        metadata={"why": why},
+        retry_after_s=2.0,
+    )

@@ -1,0 +1,268 @@
+"""What the core asks of the world: the hypervisor, the host it runs on, the clock.
+
+`virt` and `host` implement these on a real machine, `sim` on a simulated one; the contract suite runs on
+both. All methods are called on the event loop and must not block it: what waits is `async`. Events are
+delivered on the event loop too, by the callback given to `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import Protocol
+
+from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
+from hostdevd.core.model import Check, Domain, HostUses, HypervisorInfo, NodeDevice
+
+
+# --- events ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The hypervisor answers: read everything again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The hypervisor went away; a `Connected` follows when it is back."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDeviceChanged:
+    """A node device appeared, vanished or changed: read it again by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainChanged:
+    """A domain changed in any way (state, definition, live XML, removal): read it again."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStopped:
+    """A domain has no guest any more: shut down, destroyed, crashed or migrated away."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStarted:
+    """A domain has a guest now."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRebooted:
+    """The guest rebooted: an unplug request that it had not answered is forgotten."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRemoved:
+    """The guest let go of the device with this alias."""
+
+    uuid: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRemovalFailed:
+    """The guest refused to let go of the device with this alias."""
+
+    uuid: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostChanged:
+    """Drivers or uses of the host changed (uevent, mount, address): read uses and drivers again."""
+
+    path: str = ""
+
+
+Event = (
+    Connected
+    | Disconnected
+    | NodeDeviceChanged
+    | DomainChanged
+    | DomainStopped
+    | DomainStarted
+    | DomainRebooted
+    | DeviceRemoved
+    | DeviceRemovalFailed
+    | HostChanged
+)
+
+EventSink = Callable[[Event], None]
+
+
+# --- failures of the ports ---------------------------------------------------------------------------
+
+
+class HypervisorError(Exception):
+    """libvirt refused or failed: its error number and text (`code` is `virErrorNumber`)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"libvirt error {code}: {text}")
+        self.code = code
+        self.text = text
+
+
+class HypervisorGone(HypervisorError):
+    """There is no connection to libvirt, or it broke during the call: the outcome is not known."""
+
+    def __init__(self, text: str = "not connected") -> None:
+        super().__init__(38, text)
+
+
+class HypervisorBusy(HypervisorError):
+    """Another job holds the domain's lock in libvirt; nothing was done."""
+
+
+class NoSuchObject(HypervisorError):
+    """libvirt has no such node device, domain or device alias (any more)."""
+
+
+# --- the hypervisor ----------------------------------------------------------------------------------
+
+
+@unique
+class Target(StrEnum):
+    """Which of a domain's two definitions a call changes; one call changes one."""
+
+    LIVE = "LIVE"
+    CONFIG = "CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class HostdevSpec:
+    """One `<hostdev>` to add to a domain.
+
+    `alias` is a user alias (`ua-hostdev-...`). `managed` is for PCI only. `unassigned` reserves the
+    function without showing it. `optional` is `startupPolicy='optional'`, USB only. `drive` is the guest's
+    (controller, bus, target, unit), SCSI only.
+    """
+
+    alias: str
+    source: PciAddress | UsbAddress | UsbProduct | ScsiAddress | MdevUuid
+    managed: bool = False
+    unassigned: bool = False
+    optional: bool = False
+    drive: tuple[int, int, int, int] | None = None
+
+
+class HypervisorPort(Protocol):
+    """libvirt, or something that behaves like it. Every call may raise `HypervisorError`."""
+
+    async def start(self, sink: EventSink) -> None:
+        """Begin connecting, in the background and for ever; `Connected` tells when it answers."""
+
+    async def close(self) -> None:
+        """Stop events, end threads, close the connection."""
+
+    async def info(self) -> HypervisorInfo:
+        """Who answers."""
+
+    async def node_device_names(self) -> frozenset[str]:
+        """Names of all node devices: cheap, to find what a full read would change."""
+
+    async def node_devices(self) -> Sequence[NodeDevice]:
+        """All node devices, read and parsed; one that vanishes meanwhile is left out."""
+
+    async def node_device(self, name: str) -> NodeDevice:
+        """One node device; `NoSuchObject` when it is gone."""
+
+    async def domains(self) -> Sequence[Domain]:
+        """All domains, running or not, with both definitions."""
+
+    async def domain(self, uuid: str) -> Domain:
+        """One domain by UUID; `NoSuchObject` when it is gone."""
+
+    async def nodedev_detach(self, name: str) -> None:
+        """Take a PCI function from its driver and bind it to vfio-pci."""
+
+    async def nodedev_reattach(self, name: str) -> None:
+        """Give a PCI function back to the host: the kernel probes a driver."""
+
+    async def attach(self, uuid: str, spec: HostdevSpec, target: Target) -> None:
+        """Add a hostdev to one definition of a domain; returns when libvirt has done it."""
+
+    async def detach(self, uuid: str, alias: str, target: Target) -> None:
+        """Ask for removal by alias. CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows."""
+
+
+# --- the host ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityFacts:
+    """What sysfs tells of who a device is, beyond libvirt's XML; empty text where there is nothing.
+
+    PCI: `root` (ACPI path of the host bridge, else domain and root bus) and `path` (slot.function below
+    it, `1c.0/0.0`). USB: `root` (sysfs path of the controller's PCI function), `path` (port path `2.1`),
+    `serial`, `interfaces` (classes, `08,03`). SCSI: `wwid`, `serial`, `path` (the target's path without
+    the host's number). PCI also `subsystem` (`1af4:1100`).
+    """
+
+    root: str = ""
+    path: str = ""
+    serial: str = ""
+    wwid: str = ""
+    interfaces: str = ""
+    subsystem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverState:
+    """What sysfs says of a PCI function now; `present` is False when the function is gone."""
+
+    present: bool
+    driver: str | None = None
+    override: str | None = None
+
+
+class HostPort(Protocol):
+    """The machine that hostdevd runs on. Reading fails closed: what cannot be read is said."""
+
+    async def start(self, sink: EventSink) -> None:
+        """Begin to watch for changes of drivers and uses."""
+
+    async def close(self) -> None:
+        """Stop watching."""
+
+    async def uses(self) -> HostUses:
+        """What the host uses now, read anew."""
+
+    def driver(self, address: PciAddress) -> DriverState:
+        """The driver bound to a PCI function now (a read of sysfs, microseconds)."""
+
+    def identity(self, device: NodeDevice) -> IdentityFacts:
+        """What sysfs tells of the device's identity; empty facts when it is gone."""
+
+    def block_paths(self, path: str) -> tuple[str, ...]:
+        """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
+
+    def boot_id(self) -> str:
+        """The kernel's boot id: another one means that addresses may have moved."""
+
+    async def checks(self) -> Sequence[Check]:
+        """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS of `GetHost`."""
+
+
+class Clock(Protocol):
+    """Time, passed in so that tests can move it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
