@@ -119,7 +119,7 @@ class Identities:
 
     @property
     def names(self) -> Mapping[str, str]:
-        """uid to libvirt name, of the devices that are here."""
+        """Uid to libvirt name, of the devices that are here."""
         return self._name_of
 
     def uid(self, name: str) -> str:

@@ -1,0 +1,1 @@
+"""Libvirt: the supervised connection, events, calls, and the XML both ways."""
