@@ -82,7 +82,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_AMBIGUOUS_DEVICE: _ErrorReason.ValueType  # 34
     """`FAILED_PRECONDITION`. More than one device answers to the uid; the message
-    lists them. Remove all but one, or name one by its libvirt name.
+    lists them. It is resolved again at every call: remove all but one.
     """
     ERROR_REASON_DEVICE_CHANGED: _ErrorReason.ValueType  # 35
     """`FAILED_PRECONDITION`. Another device stands in the place of the one that was
@@ -294,7 +294,7 @@ a transient one. Choose a scope that the VM has, or `AUTO`.
 """
 ERROR_REASON_AMBIGUOUS_DEVICE: ErrorReason.ValueType  # 34
 """`FAILED_PRECONDITION`. More than one device answers to the uid; the message
-lists them. Remove all but one, or name one by its libvirt name.
+lists them. It is resolved again at every call: remove all but one.
 """
 ERROR_REASON_DEVICE_CHANGED: ErrorReason.ValueType  # 35
 """`FAILED_PRECONDITION`. Another device stands in the place of the one that was

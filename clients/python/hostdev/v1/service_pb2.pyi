@@ -570,7 +570,7 @@ class AttachRequest(_message.Message):
     vm: _builtins.str
     """The VM that gets the device: a name or a UUID."""
     device: _builtins.str
-    """The device: a libvirt name or a uid. Its whole group is taken with it."""
+    """The device: a libvirt name or a uid. Its group goes as `group_policy` says."""
     group_policy: _assignment_pb2.GroupPolicy.ValueType
     """What happens to the other endpoints of the group. Default `WHOLE_GROUP`."""
     scope: _assignment_pb2.Scope.ValueType
