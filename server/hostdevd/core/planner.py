@@ -139,7 +139,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
     plan = Plan(
         steps=tuple(_steps(store, devices)),
         affected=lost,
-        side_effects=tuple(_side_effects(store, domain, target, devices, lost)),
+        side_effects=tuple(_side_effects(store, domain, devices, lost)),
         blockers=(
             *_held_by_others(store, domain, target),
             *store.devices[target.name].eligibility.reasons,
@@ -243,7 +243,7 @@ def _own_assignment(store: Store, domain: Domain, target: NodeDevice) -> Assignm
     return None
 
 
-def _planned(  # noqa: PLR0913  every one is a part of the request
+def _planned(  # noqa: PLR0913, PLR0917  every one is a part of the request
     store: Store,
     domain: Domain,
     target: NodeDevice,
@@ -399,7 +399,6 @@ def live_order(devices: tuple[PlannedDevice, ...]) -> tuple[PlannedDevice, ...]:
 def _side_effects(
     store: Store,
     domain: Domain,
-    target: NodeDevice,
     devices: tuple[PlannedDevice, ...],
     lost: tuple[Affected, ...],
 ) -> Iterator[SideEffect]:
@@ -412,9 +411,6 @@ def _side_effects(
     if any(device.live for device in devices):
         for item in lost:
             yield SideEffect(f"{_called(store, item.name)} disappears from the host", item.name)
-        for child in store.graph.descendants(target.name):
-            if child.type in {"net", "storage"} and all(child.name != item.name for item in lost):
-                yield SideEffect(f"{_called(store, child.name)} disappears from the host", child.name)
     elif any(device.config for device in devices):
         yield SideEffect(f"the devices leave the host when {name} starts")
 
