@@ -141,7 +141,7 @@ class Engine:
             return await self._repeat(request_id, caller, fingerprint, wait_s)
         self._accepting()
         await self._fresh()
-        domain = find_vm(self._store, request.vm)
+        find_vm(self._store, request.vm)
         target = find_device(self._store, request.device)
         if not validate_only and request_id in self._requests:  # it came twice at once
             return await self._repeat(request_id, caller, fingerprint, wait_s)

@@ -18,7 +18,7 @@ import structlog
 
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
-from hostdevd.core.model import Domain, PciFacts
+from hostdevd.core.model import Domain, HypervisorInfo, PciFacts
 from hostdevd.core.ports import (
     Clock,
     Connected,
@@ -83,6 +83,8 @@ class Sync:
         """Whether there ever was a full read: before it there is nothing to answer from."""
         self.synced_time: datetime | None = None
         self.why_disconnected = "not connected yet"
+        self.info: HypervisorInfo | None = None
+        """Who answers, as of the last connect."""
 
     @property
     def connected(self) -> bool:
@@ -173,6 +175,7 @@ class Sync:
         self._names.clear()
         self._uuids.clear()
         try:
+            self.info = await self._hypervisor.info()
             await self.read_all()
         except HypervisorGone:
             return
