@@ -166,6 +166,12 @@ class Recorder:
         )
 
 
+@pytest.fixture
+def recorder() -> Recorder:
+    """A sink."""
+    return Recorder()
+
+
 Connect = Callable[[str], AbstractAsyncContextManager[tuple["LibvirtPort", Recorder]]]
 
 

@@ -13,7 +13,7 @@ import pytest
 from hostdevd.core.ports import Connected, Disconnected, DomainChanged, HypervisorGone
 
 if TYPE_CHECKING:
-    from tests.rpc.conftest import Connect, Daemon
+    from tests.rpc.conftest import Connect, Daemon, Recorder
 
 pytestmark = pytest.mark.asyncio
 
@@ -44,6 +44,22 @@ async def test_a_killed_daemon_is_noticed_and_found_again(daemon: Daemon, connec
 
         await other_tool(daemon.uri(), define)
         await events.wait_for(Connected, Disconnected, Connected, DomainChanged(UUID))
+
+
+async def test_a_read_that_loses_the_daemon_is_no_short_list(daemon: Daemon, recorder: Recorder) -> None:
+    from hostdevd.core.model import NodeDevice  # noqa: PLC0415
+    from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
+
+    def kill_when_reading(_: str) -> NodeDevice:
+        daemon.kill()
+        return NodeDevice(name="the first", type="other")
+
+    port = LibvirtPort(daemon.uri(), kill_when_reading)
+    await port.start(recorder)
+    await recorder.wait_for(Connected)
+    with pytest.raises(HypervisorGone):
+        await port.node_devices()
+    await port.close()
 
 
 async def test_many_restarts_leave_nothing_behind(daemon: Daemon, connect: Connect) -> None:

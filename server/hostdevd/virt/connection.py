@@ -180,6 +180,8 @@ class Connection:
             _log.warning("libvirt_disconnected", uri=self._uri, why=why)
             sink(Disconnected(why))
             await self._dispose(workers, session)
+            # A daemon that takes connections only to drop them must not be met by a busy loop.
+            await self._sleep(self._pause(_BACKOFF_S[0]))
 
     async def _connect(self, workers: _Workers, sink: EventSink) -> _Session:
         told = ""
@@ -195,9 +197,12 @@ class Connection:
             if told != self._why_not:
                 told = self._why_not
                 _log.warning("libvirt_not_reachable", uri=self._uri, why=told)
-            # Up to half of it at random: many services must not knock at a restarted daemon in step.
-            await self._sleep(delay_s * (1 - self._jitter() / 2))
+            await self._sleep(self._pause(delay_s))
         raise AssertionError("repeat() ended")
+
+    def _pause(self, delay_s: float) -> float:
+        # Up to half of it at random: many services must not knock at a restarted daemon in step.
+        return delay_s * (1 - self._jitter() / 2)
 
     def _open(self, session: _Session, sink: EventSink) -> None:
         """On the control thread: both connections, with callbacks; nothing is left open on failure."""

@@ -66,10 +66,11 @@ class Threads:
         job = _Job(work)
         self._jobs.put(job)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 return await asyncio.wrap_future(job.future)
         except TimeoutError:
-            if job.future.done() and not job.future.cancelled() and job.future.exception() is not None:
+            if not limit.expired():
+                # The work's own.
                 raise
             self._give_up(job.future, abandoned)
             raise Overdue(f"not done within {timeout_s:g} s") from None
