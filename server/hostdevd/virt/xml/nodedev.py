@@ -7,7 +7,6 @@ converted is left out and told as a condition; what no rule of the table asks fo
 from __future__ import annotations
 
 import re
-from typing import cast
 
 from lxml import etree
 
@@ -113,7 +112,7 @@ class _Reading:
         capabilities: list[etree._Element] = []
         beside: list[etree._Element] = []
         if self._root.attrib:
-            self._other(etree.Element("device", dict(self._root.items())))
+            self._other(etree.Element("device", {str(key): str(value) for key, value in self._root.items()}))
         for child in self._root:
             tag = child.tag
             if tag == "capability":
@@ -171,6 +170,34 @@ class _Reading:
         )
         return compiled, detail
 
+    def _read(self, element: etree._Element, node: Node, into: Detail) -> None:
+        """Fill `into` from the element by the node's rules, and keep what no rule asked for."""
+        kept = True
+        if node.address is not None:
+            kept = self._address(element, node.address, into)
+        else:
+            for key, value in element.items():
+                rule = node.attributes.get(key, _UNKNOWN)  # type: ignore[arg-type]  # parsed: never bytes
+                if rule is not None:
+                    kept = self._fill(element, rule, value, into, key) and kept  # type: ignore[arg-type]
+        text = element.text
+        if text and not text.isspace():
+            kept = self._fill(element, node.leaf or _UNKNOWN, text, into) and kept
+        if node.present is not None:
+            kept = kept and node.present.name not in into
+            into[node.present.name] = True
+        children = node.children
+        for child in element:
+            step = children.get(child.tag)
+            # The short way for most elements: text alone, for a field that is not filled yet.
+            if step is not None and step.plain is not None and not child.items() and not len(child):
+                text = child.text
+                if not text or self._fill(child, step.plain, text, into):
+                    continue
+            self._read_child(child, node, into)
+        if not kept:
+            self._other(element)
+
     def _read_child(self, child: etree._Element, node: Node, into: Detail) -> None:
         step = node.children.get(child.tag)
         if step is None and child.tag in node.chosen:
@@ -182,47 +209,27 @@ class _Reading:
         message = step.message
         if message is None:
             self._read(child, step, into)
-        elif message.many:
-            target: Detail = {}
-            _append(into, message.name, target)
-            self._read(child, step, target)
-        elif message.name in into:
+            return
+        if message.name in into and not message.many:
             self._other(child)
+            return
+        below: Detail = {}
+        if message.many:
+            _append(into, message.name, below)
         else:
-            into[message.name] = target = {}
-            self._read(child, step, target)
-        if message is not None and message.derive is not None:
-            message.derive(target)
+            into[message.name] = below
+        self._read(child, step, below)
+        if message.derive is not None:
+            message.derive(below)
 
-    def _read(self, element: etree._Element, node: Node, into: Detail) -> None:
-        """Fill `into` from the element by the node's rules, and keep what no rule asked for."""
-        kept = True
-        if node.address is not None:
-            kept = self._address(element, node.address, into)
-        else:
-            for key, value in _attributes(element):
-                rule = node.attributes.get(key, _UNKNOWN)
-                if rule is not None:
-                    kept = self._fill(f"{element.tag} {key}", rule, value, into) and kept
-        text = element.text
-        if text and not text.isspace():
-            kept = self._fill(str(element.tag), node.leaf or _UNKNOWN, text, into) and kept
-        if node.present is not None:
-            kept = kept and node.present.name not in into
-            into[node.present.name] = True
-        for child in element:
-            self._read_child(child, node, into)
-        if not kept:
-            self._other(element)
-
-    def _fill(self, place: str, rule: Field, text: str, into: Detail) -> bool:
+    def _fill(self, element: etree._Element, rule: Field, text: str, into: Detail, key: str = "") -> bool:
         """Whether the text had its place: false when there is no rule, or its one field is taken."""
         if rule is _UNKNOWN or (rule.name in into and not rule.many):
             return False
         try:
             value = rule.read(text)
         except ValueError as error:
-            self._fault(place, rule.name, text, error)
+            self._fault(f"{element.tag} {key}".strip(), rule.name, text, error)
             return True
         if rule.many:
             _append(into, rule.name, value)
@@ -234,7 +241,7 @@ class _Reading:
         if rule.name in into and not rule.many:
             return False
         try:
-            value = pci_address(dict(_attributes(element)))
+            value = pci_address(element.get)
         except ValueError as error:
             self._fault(str(element.tag), rule.name, _xml(element), error)
             return True
@@ -258,11 +265,6 @@ def _append(into: Detail, name: str, value: object) -> None:
     found = into.setdefault(name, [])
     if isinstance(found, list):
         found.append(value)
-
-
-def _attributes(element: etree._Element) -> list[tuple[str, str]]:
-    # lxml's stubs allow for bytes; what the parser read is text.
-    return cast("list[tuple[str, str]]", element.items())
 
 
 def _xml(element: etree._Element) -> str:

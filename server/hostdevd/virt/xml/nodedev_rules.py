@@ -10,10 +10,8 @@ what no rule asked for is noticed in that same pass.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-
-from hostdevd.core.addresses import PciAddress
 
 Detail = dict[str, object]
 Reader = Callable[[str], object]
@@ -31,7 +29,7 @@ def text(value: str) -> str | None:
     return value if value.strip() else None
 
 
-def decimal(limit: int = UINT32) -> Reader:
+def decimal(limit: int = UINT32) -> Callable[[str], int]:
     """A number in decimal, as libvirt writes most."""
 
     def read(value: str) -> int:
@@ -40,7 +38,7 @@ def decimal(limit: int = UINT32) -> Reader:
     return read
 
 
-def hexadecimal(limit: int) -> Reader:
+def hexadecimal(limit: int) -> Callable[[str], int]:
     """A number in hex, with or without 0x: libvirt's schema allows both in ids and addresses."""
 
     def read(value: str) -> int:
@@ -49,7 +47,7 @@ def hexadecimal(limit: int) -> Reader:
     return read
 
 
-def either(limit: int) -> Reader:
+def either(limit: int) -> Callable[[str], int]:
     """A number in hex with 0x, in decimal without: what libvirt's schema allows on s390."""
 
     def read(value: str) -> int:
@@ -74,18 +72,20 @@ def zero_or_one(value: str) -> bool:
     return bool(_number(value.strip(), 10, 1))
 
 
-_DIGITS = {10: re.compile(r"[0-9]+"), 16: re.compile(r"[0-9a-fA-F]+")}
-
-
 def _number(digits: str, base: int, limit: int) -> int:
-    # int() alone would take signs, underscores and the digits of every script.
-    if _DIGITS[base].fullmatch(digits) is None:
-        raise ValueError("not a number" if base == 10 else "not a hexadecimal number")  # noqa: PLR2004
-    number = int(digits, base)
+    # int() alone would take signs, underscores, a prefix and the digits of every script.
+    if not (digits.isascii() and digits.isalnum()) or "x" in digits:
+        raise ValueError(_NO_NUMBER[base])
+    try:
+        number = int(digits, base)
+    except ValueError:
+        raise ValueError(_NO_NUMBER[base]) from None
     if number > limit:
         raise ValueError(f"more than {limit}")
     return number
 
+
+_NO_NUMBER = {10: "not a number", 16: "not a hexadecimal number"}
 
 _ADDRESS_PARTS = tuple((name, hexadecimal(limit)) for name, limit in
                        (("domain", UINT32), ("bus", 255), ("slot", 31), ("function", 7)))  # fmt: skip
@@ -94,16 +94,10 @@ _ADDRESS_PARTS = tuple((name, hexadecimal(limit)) for name, limit in
 ADDRESS_ATTRIBUTES = frozenset(name for name, _ in _ADDRESS_PARTS)
 
 
-def pci_address(attributes: Mapping[str, str]) -> str:
+def pci_address(attribute: Callable[[str, str], str]) -> str:
     """The attributes of an `<address>` as people write it, `0000:05:01.0`."""
-    domain, bus, slot, function = (_part(attributes, name, read) for name, read in _ADDRESS_PARTS)
-    return str(PciAddress(domain, bus, slot, function))
-
-
-def _part(attributes: Mapping[str, str], name: str, read: Reader) -> int:
-    value = read(attributes.get(name, ""))
-    assert isinstance(value, int)  # noqa: S101  what hexadecimal() reads
-    return value
+    domain, bus, slot, function = (read(attribute(name, "")) for name, read in _ADDRESS_PARTS)
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
 # --- rules -------------------------------------------------------------------------------------------
@@ -162,6 +156,7 @@ class Node:
     address: Address | None = None
     present: Present | None = None
     message: Message | None = None
+    plain: Field | None = None  # the leaf, where the element has nothing but text
     attributes: dict[str, Field | None] = field(default_factory=dict)  # None: read by a step's condition
     children: dict[str, Node] = field(default_factory=dict)
     chosen: dict[str, tuple[str, dict[str, Node]]] = field(default_factory=dict)
@@ -184,7 +179,16 @@ def compile_rules(rules: Iterable[Rule]) -> Node:
     root = Node(attributes={"type": None})
     for rule in rules:
         _add(root, rule)
+    _mark_plain(root)
     return root
+
+
+def _mark_plain(node: Node) -> None:
+    below = [*node.children.values(), *(step for _, steps in node.chosen.values() for step in steps.values())]
+    if not below and not node.attributes and node.message is None:
+        node.plain = node.leaf
+    for step in below:
+        _mark_plain(step)
 
 
 def _add(root: Node, rule: Rule) -> None:
