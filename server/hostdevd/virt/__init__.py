@@ -1,1 +1,1 @@
-"""Libvirt: the supervised connection, events, calls, and the XML both ways."""
+"""The libvirt adapter: the only place that knows libvirt, and what implements the hypervisor port with it."""
