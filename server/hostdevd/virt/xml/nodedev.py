@@ -192,9 +192,10 @@ class _Reading:
             # The short way for most elements: text alone, for a field that is not filled yet.
             if step is not None and step.plain is not None and not child.items() and not len(child):
                 text = child.text
-                if not text or self._fill(child, step.plain, text, into):
-                    continue
-            self._read_child(child, node, into)
+                if text and not self._fill(child, step.plain, text, into):
+                    self._other(child)
+            else:
+                self._read_child(child, node, into)
         if not kept:
             self._other(element)
 
@@ -223,14 +224,14 @@ class _Reading:
             message.derive(below)
 
     def _fill(self, element: etree._Element, rule: Field, text: str, into: Detail, key: str = "") -> bool:
-        """Whether the text had its place: false when there is no rule, or its one field is taken."""
+        """Whether the text has found its place: not without a rule, a free field, and a value that fits."""
         if rule is _UNKNOWN or (rule.name in into and not rule.many):
             return False
         try:
             value = rule.read(text)
         except ValueError as error:
             self._fault(f"{element.tag} {key}".strip(), rule.name, text, error)
-            return True
+            return False
         if rule.many:
             _append(into, rule.name, value)
         elif value is not None:
@@ -244,7 +245,7 @@ class _Reading:
             value = pci_address(element.get)
         except ValueError as error:
             self._fault(str(element.tag), rule.name, _xml(element), error)
-            return True
+            return False
         if rule.many:
             _append(into, rule.name, value)
         else:
