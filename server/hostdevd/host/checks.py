@@ -12,6 +12,7 @@ from hostdevd.host.sysfs import HostTree, Unreadable
 
 _IOMMU_GROUPS = "/sys/kernel/iommu_groups"
 _VFIO_PCI = "/sys/bus/pci/drivers/vfio-pci"
+_VFIO_NODE = "/dev/vfio/vfio"
 _UNSAFE = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 _MSI_CHIPS = re.compile(r"\b(IO-APIC|PCI-MSIX?)\b")
 _REMAPPED = re.compile(r"\b(?:IR-|ITS-|AMD-Vi)\S*")
@@ -117,7 +118,10 @@ def _interrupt_chips(tree: HostTree) -> Iterator[str]:
 
 def _vfio(tree: HostTree) -> _Outcome:
     if tree.exists(_VFIO_PCI):
-        return CheckStatus.PASS, "vfio-pci is loaded", ""
+        if tree.exists(_VFIO_NODE):
+            return CheckStatus.PASS, "vfio-pci is loaded", ""
+        message = f"vfio-pci is loaded, but {_VFIO_NODE} is not in sight"
+        return CheckStatus.WARN, message, "modprobe vfio_iommu_type1, and run hostdevd without PrivateDevices="
     release = tree.value("/proc/sys/kernel/osrelease")
     for index in ("modules.dep", "modules.builtin"):
         if re.search(r"\bvfio[-_]pci\.ko", tree.read(f"/lib/modules/{release}/{index}") or ""):

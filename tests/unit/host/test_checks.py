@@ -63,6 +63,8 @@ def test_vfio_loaded_loadable_or_missing(host: HostBuilder) -> None:
     assert check(host, CheckCode.VFIO).status is WARN
     assert "modprobe vfio-pci" in check(host, CheckCode.VFIO).remedy
     host.directory("/sys/bus/pci/drivers/vfio-pci")
+    assert check(host, CheckCode.VFIO).status is WARN
+    host.write("/dev/vfio/vfio", "")
     assert check(host, CheckCode.VFIO).status is PASS
 
 
