@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import Check, Domain, HostUses, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, NodeDevice
 
 # --- events ------------------------------------------------------------------------------------------
 
@@ -195,8 +195,11 @@ class HypervisorPort(Protocol):
     async def attach(self, uuid: str, spec: HostdevSpec, target: Target) -> None:
         """Add a hostdev to one definition of a domain; returns when libvirt has done it."""
 
-    async def detach(self, uuid: str, alias: str, target: Target) -> None:
-        """Ask for removal by alias. CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows."""
+    async def detach(self, uuid: str, entry: DomainEntry, target: Target) -> None:
+        """Ask for an entry's removal, by its alias, or by its source where it has none (config only).
+
+        CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
+        """
 
 
 # --- the host ----------------------------------------------------------------------------------------
