@@ -210,9 +210,10 @@ class IdentityFacts:
     """What sysfs tells of who a device is, beyond libvirt's XML; empty text where there is nothing.
 
     PCI: `root` (ACPI path of the host bridge, else domain and root bus) and `path` (slot.function below
-    it, `1c.0/0.0`). USB: `root` (sysfs path of the controller's PCI function), `path` (port path `2.1`),
-    `serial`, `interfaces` (classes, `08,03`). SCSI: `wwid`, `serial`, `path` (the target's path without
-    the host's number). PCI also `subsystem` (`1af4:1100`).
+    it, `1c.0/0.0`). USB: `root` (root and path of the controller's PCI function, joined by a slash: its
+    sysfs path would move with the bus numbers), `path` (port path `2.1`), `serial`, `interfaces` (classes,
+    `08,03`). SCSI: `wwid`, `serial`, `path` (the target's path without the host's number). PCI also
+    `subsystem` (`1af4:1100`).
     """
 
     root: str = ""
