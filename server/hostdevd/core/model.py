@@ -119,7 +119,7 @@ class NodeDevice:
     """One node device of libvirt's.
 
     `type` is the name of the API's detail field (`pci`, `usb_device`, `net`, ... `other`). `path` is the
-    sysfs path, `devnodes` the device nodes and links the driver that libvirt last saw: binding
+    sysfs path, `devnodes` the device nodes and links, `driver` the driver that libvirt last saw: binding
     emits no event, so the host's word (`HostPort.driver`) goes before it.
     """
 
@@ -134,8 +134,8 @@ class NodeDevice:
     description: str = ""
     numa_node: int | None = None
     conditions: tuple[DeviceCondition, ...] = ()
-    other_capabilities: tuple[tuple[str, str], ...] = ()
     main_devnode: str | None = None
+    other_capabilities: tuple[tuple[str, str], ...] = ()
 
 
 # --- eligibility -------------------------------------------------------------------------------------
