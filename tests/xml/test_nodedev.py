@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict, ParseDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -231,6 +231,24 @@ def test_a_second_value_for_a_single_field_is_kept_as_xml() -> None:
     assert ("bus", "<bus>8</bus>") in device.other_capabilities
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "<devnode type='odd'>/dev/odd</devnode>",
+        "<devnode>/dev/odd</devnode>",
+        "<driver>odd</driver>",
+        "<driver odd='1'><name>e1000</name></driver>",
+        "<driver><name>e1000</name><odd>1</odd></driver>",
+        "<path>/odd</path>",
+    ],
+)
+def test_what_stands_oddly_beside_the_capability_is_kept_and_not_believed(extra: str) -> None:
+    plain = node_device(read("usb_device"))
+    device = node_device(read("usb_device").replace("</capability>", f"</capability>{extra}"))
+    assert dataclasses.replace(device, other_capabilities=()) == plain
+    assert "odd" in device.other_capabilities[0][1]
+
+
 def test_text_that_looks_like_a_number_stays_text() -> None:
     hardware = node_device(read("system")).detail["hardware"]
     assert isinstance(hardware, dict)
@@ -317,6 +335,10 @@ def test_a_declared_encoding_does_not_matter() -> None:
     assert node_device(xml).detail["product"] == "Ültra"
 
 
+def test_an_empty_value_of_many_is_no_value() -> None:
+    assert node_device(read("net").replace("name='rx'", "name=''")).detail["features"] == ["tx", "tso", "rdma"]
+
+
 # --- facts -----------------------------------------------------------------------------------------------
 
 
@@ -340,6 +362,7 @@ def test_unknown_classes_have_no_name() -> None:
 TEXTS = st.text(max_size=30) | st.sampled_from(["0", "-1", "4294967296", "0xffffffff", "pci", "²", "0x", " 7 "])
 
 
+@settings(max_examples=400)
 @given(data=st.data())
 def test_no_change_of_a_document_makes_reading_fail(data: st.DataObject) -> None:
     root = etree.fromstring(read(data.draw(st.sampled_from(GOLDEN))).encode())

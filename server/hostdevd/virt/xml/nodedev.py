@@ -17,7 +17,7 @@ from hostdevd.virt.xml.nodedev_rules import ADDRESS_ATTRIBUTES, Address, Detail,
 from hostdevd.virt.xml.nodedev_table import BY_CAPABILITY, Compiled
 from hostdevd.virt.xml.parser import XmlInvalid, parse
 
-_OWN_TEXT = frozenset({"name", "path", "parent", "driver", "devnode"})
+_OWN_TEXT = frozenset({"name", "path", "parent"})
 _MAIN = [("type", "dev")]
 _LINK = [("type", "link")]
 _UNKNOWN = Field(".", "")
@@ -119,20 +119,21 @@ class _Reading:
                 capabilities.append(child)
                 continue
             holder, attributes = child, child.items()
-            if tag == "driver" and len(child) == 1 and child[0].tag == "name" and not attributes:
+            known = tag in _OWN_TEXT
+            if tag == "driver" and not attributes and len(child) == 1 and child[0].tag == "name":
                 holder = child[0]
                 attributes = holder.items()
+                known = True
+            elif tag == "devnode":
+                known = attributes in (_MAIN, _LINK)
             value = holder.text
             value = value.strip() if value else None
-            if not value:
-                known = False
-            elif tag == "devnode" and attributes == _LINK:
+            if value and known and attributes == _LINK:
                 links.append(value)
-                known, attributes = True, []
-            else:
-                known = tag in _OWN_TEXT and text.setdefault(tag, value) is value
-                if tag == "devnode" and attributes == _MAIN:
-                    attributes = []
+            elif value and known:
+                known = text.setdefault(tag, value) is value
+            if tag == "devnode" and known:
+                attributes = []
             # Empty elements say nothing; all else that is not plain known text is for the row, or is kept.
             if attributes or len(holder) or (value and not known):
                 beside.append(child)
@@ -232,9 +233,11 @@ class _Reading:
         except ValueError as error:
             self._fault(f"{element.tag} {key}".strip(), rule.name, text, error)
             return False
+        if value is None:
+            return True
         if rule.many:
             _append(into, rule.name, value)
-        elif value is not None:
+        else:
             into[rule.name] = value
         return True
 
