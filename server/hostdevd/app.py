@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from hostdevd.api.context import Context
-from hostdevd.api.listeners import ListenError, bind, claimed, parse_address
+from hostdevd.api.listeners import Address, ListenError, bind, claimed, parse_address
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.server import Health, build_server
@@ -175,32 +175,45 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     addresses = tuple(parse_address(text) for text in config.listen)
     with claimed(addresses), _state_dir(config.state_dir):
         ports = open_ports(config, clock)
-        async with run_core(ports, config.state_dir, clock, profile=config.profile) as core:
-            hub = Hub(core.store, core.sync)
-            health = Health()
-            context = Context(
-                store=core.store,
-                sync=core.sync,
-                engine=core.engine,
-                pages=Pages(clock.now),
-                renderer=Renderer(core.store, lambda: core.sync.info.name if core.sync.info else ""),
-                hub=hub,
-                checks=lambda: _checks(core, config),
-            )
-            server = build_server(context, health, with_reflection=config.reflection)
-            bound = [bind(server, address) for address in addresses]
-            follower = asyncio.create_task(_follow_health(core.sync, health), name="health")
-            try:
-                await server.start()
-                for address in bound:
-                    announce(address)
-                await _until_signal()
-                log.info("shutting down")
-            finally:
-                follower.cancel()
-                await health.shutdown()
-                await hub.drain(DRAIN_S)
-                await server.stop(grace=DRAIN_S)
+        await serve_ports(ports, clock, config, addresses, announce, _until_signal)
+
+
+async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
+    ports: Ports,
+    clock: Clock,
+    config: Config,
+    addresses: Sequence[Address],
+    announce: Callable[[str], None],
+    until: Callable[[], Awaitable[None]],
+    delays: Delays | None = None,
+) -> None:
+    """Serve these ports at these addresses until `until` returns, then drain."""
+    async with run_core(ports, config.state_dir, clock, profile=config.profile, delays=delays) as core:
+        hub = Hub(core.store, core.sync)
+        health = Health()
+        context = Context(
+            store=core.store,
+            sync=core.sync,
+            engine=core.engine,
+            pages=Pages(clock.now),
+            renderer=Renderer(core.store, lambda: core.sync.info.name if core.sync.info else ""),
+            hub=hub,
+            checks=lambda: _checks(core, config),
+        )
+        server = build_server(context, health, with_reflection=config.reflection)
+        bound = [bind(server, address) for address in addresses]
+        follower = asyncio.create_task(_follow_health(core.sync, health), name="health")
+        try:
+            await server.start()
+            for address in bound:
+                announce(address)
+            await until()
+            log.info("shutting down")
+        finally:
+            follower.cancel()
+            await health.shutdown()
+            await hub.drain(DRAIN_S)
+            await server.stop(grace=DRAIN_S)
 
 
 async def _until_signal() -> None:
