@@ -158,12 +158,6 @@ def test_a_dry_run_tells_every_blocker_and_a_real_call_gives_the_same(api: Api, 
     assert codes(caught[0].reasons) == blockers
 
 
-def test_a_conventional_card_needs_a_conventional_slot(api: Api, roles: dict[str, str]) -> None:
-    plan = api.plan("brief", roles["bridge_e1000"], scope=LIVE)
-    needed = "GUEST_HAS_NO_SLOT" in codes(plan.blockers)
-    assert needed, codes(plan.blockers)
-
-
 def test_expected_affected_must_be_what_is_affected(api: Api, roles: dict[str, str]) -> None:
     wrong = service_pb2.ExpectedAffected(uids=[api.device(roles["dual_1"]).uid])
     with refused("AFFECTED_SET_CHANGED"):
