@@ -1,0 +1,1 @@
+"""The gRPC face: one file per concern, one seam for errors."""

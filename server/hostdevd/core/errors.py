@@ -1,7 +1,7 @@
 """Every way in which hostdevd says no.
 
-    HostdevError            has a reason of the API's `ErrorReason`, text, metadata and details
-        (one class: callers tell errors apart by `reason`, and `api/errors.py` maps reasons to status codes)
+HostdevError            has a reason of the API's `ErrorReason`, text, metadata and details
+(one class: callers tell errors apart by `reason`, and `api/errors.py` maps reasons to status codes)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def invalid_field(field: str, description: str) -> HostdevError:
 
 
 def disconnected(why: str) -> HostdevError:
-    """libvirt is away; the service reconnects by itself."""
+    """Libvirt is away; the service reconnects by itself."""
     return HostdevError(
         "LIBVIRT_DISCONNECTED",
         f"libvirt is not connected: {why}",

@@ -15,7 +15,6 @@ from typing import Protocol
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
 from hostdevd.core.model import Check, Domain, HostUses, HypervisorInfo, NodeDevice
 
-
 # --- events ------------------------------------------------------------------------------------------
 
 

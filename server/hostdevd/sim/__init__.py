@@ -1,0 +1,1 @@
+"""The simulated host: the same ports, the same rules, no hardware."""

@@ -1,1 +1,1 @@
-"""The libvirt adapter: the only place that knows libvirt, and what implements the hypervisor port with it."""
+"""Libvirt: the supervised connection, events, calls, and the XML both ways."""

@@ -1,0 +1,146 @@
+"""The record of a group given to a VM: what was intended, what is true, and which states may follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum, unique
+
+from hostdevd.core.model import ConditionCode, HolderRole, Reason, Vm
+
+
+@unique
+class AssignmentState(StrEnum):
+    """Where an assignment is in its life."""
+
+    ATTACHING = "ATTACHING"
+    ATTACHED = "ATTACHED"
+    ROLLING_BACK = "ROLLING_BACK"
+    FAILED = "FAILED"
+    DETACHING = "DETACHING"
+    DETACHED = "DETACHED"
+
+    @property
+    def closed(self) -> bool:
+        """Nothing follows: the record is kept for a while and holds nothing."""
+        return self in {AssignmentState.FAILED, AssignmentState.DETACHED}
+
+    @property
+    def in_flight(self) -> bool:
+        """The service works on it, or waits for the guest."""
+        return self in {AssignmentState.ATTACHING, AssignmentState.ROLLING_BACK, AssignmentState.DETACHING}
+
+
+_MAY_FOLLOW = {
+    AssignmentState.ATTACHING: {AssignmentState.ATTACHED, AssignmentState.ROLLING_BACK},
+    AssignmentState.ATTACHED: {AssignmentState.ATTACHING, AssignmentState.DETACHING, AssignmentState.DETACHED},
+    AssignmentState.ROLLING_BACK: {AssignmentState.FAILED},
+    AssignmentState.DETACHING: {AssignmentState.ATTACHED, AssignmentState.DETACHED},
+    AssignmentState.FAILED: set[AssignmentState](),
+    AssignmentState.DETACHED: set[AssignmentState](),
+}
+
+
+@unique
+class GroupPolicy(StrEnum):
+    """What happens to the rest of the device's group."""
+
+    WHOLE_GROUP = "WHOLE_GROUP"
+    RESERVE_REST = "RESERVE_REST"
+    SINGLE_ONLY = "SINGLE_ONLY"
+
+
+@unique
+class Scope(StrEnum):
+    """Which of the VM's definitions an operation is about."""
+
+    AUTO = "AUTO"
+    LIVE = "LIVE"
+    CONFIG = "CONFIG"
+    LIVE_AND_CONFIG = "LIVE_AND_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentCondition:
+    """Something about an assignment that its owner should know, with what to do about it."""
+
+    code: ConditionCode
+    message: str
+    time: datetime
+    device: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attach failed: reason, text, metadata and reasons of the error that its caller got."""
+
+    reason: str
+    message: str
+    metadata: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedDevice:
+    """One device of an assignment.
+
+    `alias` is the user alias of its entries. `original_driver` was bound before (None: no driver, or not
+    known because another tool attached it). `ours` says that hostdevd gives it back: false for a device
+    that was found on a VFIO driver, which its operator had bound.
+    """
+
+    name: str
+    uid: str
+    alias: str
+    role: HolderRole = HolderRole.VISIBLE
+    original_driver: str | None = None
+    ours: bool = True
+    type: str = "pci"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One assignment; frozen, every change makes another one."""
+
+    name: str
+    vm: Vm
+    devices: tuple[AssignedDevice, ...]
+    state: AssignmentState
+    create_time: datetime
+    update_time: datetime
+    group: str | None = None
+    group_policy: GroupPolicy = GroupPolicy.WHOLE_GROUP
+    scope: Scope = Scope.AUTO
+    live: bool = False
+    config: bool = False
+    conditions: tuple[AssignmentCondition, ...] = ()
+    failure: Failure | None = None
+    created_by: str = ""
+    boot_id: str = ""
+
+    def to(self, state: AssignmentState, now: datetime) -> Assignment:
+        """The same in another state; AssertionError for a step that the table does not have."""
+        if state is not self.state and state not in _MAY_FOLLOW[self.state]:
+            raise AssertionError(f"assignment {self.name}: {state} cannot follow {self.state}")
+        return replace(self, state=state, update_time=now)
+
+    def with_condition(self, condition: AssignmentCondition) -> Assignment:
+        """The same with a condition, which replaces one of its code and device."""
+        return replace(
+            self,
+            conditions=(*self._other_conditions(condition.code, condition.device), condition),
+            update_time=condition.time,
+        )
+
+    def without_condition(self, code: ConditionCode) -> Assignment:
+        """The same without any condition of this code."""
+        return replace(self, conditions=tuple(known for known in self.conditions if known.code is not code))
+
+    def _other_conditions(self, code: ConditionCode, device: str) -> tuple[AssignmentCondition, ...]:
+        return tuple(known for known in self.conditions if (known.code, known.device) != (code, device))
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The aliases of all its devices."""
+        return frozenset(device.alias for device in self.devices)

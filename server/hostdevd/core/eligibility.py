@@ -1,0 +1,248 @@
+"""May a device be assigned, and if not: every reason at once, with the fix (rules.md, "Eligibility").
+
+Pure functions of a snapshot (`Facts of the host now`): the graph, what the host uses, the drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
+from hostdevd.core.model import HostUse, NodeDevice, PciFacts, Reason
+from hostdevd.core.profiles import DEFAULT, Profile, class_name
+
+ASSIGNABLE = frozenset({"pci", "usb_device", "scsi", "mdev"})
+
+_USE_TEXT = {
+    "MOUNT": "is mounted at {}",
+    "SWAP": "is used as swap",
+    "LVM_PV": "is a physical volume of LVM group {}",
+    "MD_MEMBER": "is a member of the RAID array {}",
+    "DM_HOLDER": "is below the device-mapper device {}",
+    "ZFS_MEMBER": "is a member of the ZFS pool {}",
+    "BTRFS_MEMBER": "is a member of the btrfs file system {}",
+    "MULTIPATH_MEMBER": "is a path of the multipath device {}",
+    "BRIDGE_PORT": "is a port of the bridge {}",
+    "BOND_MEMBER": "is a member of the bond {}",
+    "TEAM_MEMBER": "is a member of the team {}",
+    "OVS_PORT": "is a port of the Open vSwitch bridge {}",
+    "CEPH_OSD": "belongs to the Ceph OSD {}",
+    "NETWORK_POOL": "belongs to the libvirt network {}",
+    "GLOBAL_ADDRESS": "has the address {}",
+    "DEFAULT_ROUTE": "carries the default route {}",
+    "PRIMARY_CONSOLE": "is the boot console {}",
+    "VFIO_USER": "is open in a user-space driver that is no virtual machine of libvirt's {}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What eligibility depends on besides libvirt's tree.
+
+    `uses`: by device name, what the host does with that very device. `unknown`: device types whose use
+    could not be read, with the message. `overrides`: driver_override by device name.
+    """
+
+    graph: DeviceGraph
+    uses: Mapping[str, tuple[HostUse, ...]] = field(default_factory=dict)
+    unknown: tuple[tuple[str, str], ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    profile: Profile = DEFAULT
+
+
+Rule = Callable[[Surroundings, NodeDevice], Iterator[Reason]]
+
+
+def reasons(around: Surroundings, device: NodeDevice) -> tuple[Reason, ...]:
+    """Every reason that holds, in the order of rules.md; none means eligible."""
+    own = own_reasons(around, device)
+    if own and own[0].code in _ALONE:
+        return own
+    mates = tuple(_group_member_ineligible(around, device))
+    after = [reason for reason in own if reason.code in _AFTER_GROUP]
+    before = [reason for reason in own if reason.code not in _AFTER_GROUP]
+    return (*before, *mates, *after)
+
+
+def own_reasons(around: Surroundings, device: NodeDevice) -> tuple[Reason, ...]:
+    """The reasons of the device itself, without its group's."""
+    for rule in _STANDING_ALONE:
+        alone = tuple(rule(around, device))
+        if alone:
+            return alone
+    return tuple(reason for rule in _RULES for reason in rule(around, device))
+
+
+# --- one function a rule, in the order of the table ----------------------------------------------------
+
+
+def _type_not_assignable(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if device.type not in ASSIGNABLE:
+        yield Reason(
+            "TYPE_NOT_ASSIGNABLE",
+            device.name,
+            f"{device.name} is of type {device.type}, which cannot be passed through",
+            "assign the PCI function, USB device, SCSI LUN or mediated device that carries it",
+        )
+
+
+def _bridge(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if is_bridge(device):
+        yield Reason("BRIDGE", device.name, f"{device.name} is a bridge", "assign a device behind it")
+
+
+def _usb_hub(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if around.graph.is_usb_hub(device):
+        yield Reason("USB_HUB", device.name, f"{device.name} is a USB hub", "assign a USB device plugged into it")
+
+
+def _not_leaf(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    graph = around.graph
+    below = [
+        child.name
+        for child in graph.descendants(device.name)
+        if child.type == "pci"
+        or (child.type == "usb_device" and not graph.is_usb_hub(child))
+        or (child.type == "scsi" and graph.usb_parent(child.name) is None)
+    ]
+    if below:
+        shown = ", ".join(below[:5]) + (f" and {len(below) - 5} more" if len(below) > 5 else "")  # noqa: PLR2004
+        yield Reason(
+            "NOT_LEAF",
+            device.name,
+            f"{device.name} has devices below it: {shown}",
+            "assign one of the devices below, or unplug them",
+        )
+
+
+def _covered_by_parent(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if device.type != "scsi":
+        return
+    usb = around.graph.usb_parent(device.name)
+    if usb is not None:
+        yield Reason(
+            "COVERED_BY_PARENT",
+            usb.name,
+            f"{device.name} is a LUN of the USB device {usb.name}",
+            f"assign {usb.name}",
+        )
+
+
+def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    facts = device.facts
+    if not isinstance(facts, PciFacts):
+        return
+    if facts.class_code is None:
+        yield Reason(
+            "PCI_CLASS",
+            device.name,
+            f"libvirt does not tell the class of {device.name}, so the profile {around.profile.name} cannot allow it",
+            "allow the device in the policy file, or update libvirt",
+        )
+    elif not around.profile.allows(facts.class_code):
+        yield Reason(
+            "PCI_CLASS",
+            device.name,
+            f"class 0x{facts.class_code:06x} ({class_name(facts.class_code)}) of {device.name} is refused by the "
+            f"profile {around.profile.name}",
+            "allow the device in the policy file if the host can do without it",
+        )
+
+
+def _no_iommu(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if isinstance(device.facts, PciFacts) and device.facts.iommu_group is None:
+        yield Reason(
+            "NO_IOMMU",
+            device.name,
+            f"{device.name} has no IOMMU group",
+            "enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (Intel); AMD's is on by itself",
+        )
+
+
+def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    facts = device.facts
+    if isinstance(facts, PciFacts) and facts.virt_functions:
+        count = len(facts.virt_functions)
+        yield Reason(
+            "HAS_CHILD_FUNCTIONS",
+            device.name,
+            f"{device.name} has {count} virtual function{'s' if count > 1 else ''}, which would go with it",
+            f"assign a virtual function, or disable them first (hostdevctl vf set {device.name} 0)",
+        )
+    mdevs = [child.name for child in around.graph.descendants(device.name) if child.type == "mdev"]
+    if mdevs and isinstance(facts, PciFacts):
+        yield Reason(
+            "HAS_CHILD_FUNCTIONS",
+            device.name,
+            f"{device.name} is the parent of mediated devices: {', '.join(mdevs)}",
+            "assign a mediated device, or delete them first",
+        )
+
+
+def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    for user in (device, *around.graph.descendants(device.name)):
+        for use in around.uses.get(user.name, ()):
+            text = _USE_TEXT[use.kind].format(use.detail).strip()
+            yield Reason(
+                "HOST_IN_USE",
+                user.name,
+                f"{user.name} {text}",
+                "stop the host's use of it first",
+            )
+
+
+def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if not around.unknown:
+        return
+    types = {device.type, *(child.type for child in around.graph.descendants(device.name))}
+    if device.type == "scsi":
+        types.add("storage")
+    for kind, message in around.unknown:
+        if kind in types or kind == "pci":
+            yield Reason(
+                "HOST_USE_UNKNOWN",
+                device.name,
+                f"whether the host uses {device.name} could not be read: {message}",
+                "see the check HOST_USES of `hostdevctl host`; the policy file may accept the risk",
+            )
+
+
+def _group_member_ineligible(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    for mate in group_mates_of(around.graph, device):
+        if mate.name == device.name:
+            continue
+        own = own_reasons(around, mate)
+        if own:
+            yield Reason(
+                "GROUP_MEMBER_INELIGIBLE",
+                mate.name,
+                f"{mate.name}, in the same IOMMU group {iommu_group_of(device)}, cannot be assigned: {own[0].message}",
+                own[0].remedy,
+            )
+
+
+def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    override = around.overrides.get(device.name)
+    if override and "vfio" not in override:
+        yield Reason(
+            "DRIVER_OVERRIDE",
+            device.name,
+            f"driver_override of {device.name} is {override}; libvirt would clear it",
+            "clear driver_override yourself, or accept it in the policy file",
+        )
+
+
+_STANDING_ALONE: tuple[Rule, ...] = (_type_not_assignable, _bridge, _usb_hub)
+_RULES: tuple[Rule, ...] = (
+    _not_leaf,
+    _covered_by_parent,
+    _pci_class,
+    _no_iommu,
+    _has_child_functions,
+    _host_in_use,
+    _host_use_unknown,
+    _driver_override,
+)
+_ALONE = frozenset({"TYPE_NOT_ASSIGNABLE", "BRIDGE", "USB_HUB"})
+_AFTER_GROUP = frozenset({"DRIVER_OVERRIDE", "POLICY_DENIED"})

@@ -1,0 +1,213 @@
+"""The node devices of one host with the indexes that the rules ask: tree, addresses, IOMMU groups, paths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from types import MappingProxyType
+
+from hostdevd.core.addresses import DeviceSource, MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
+from hostdevd.core.model import MdevFacts, NodeDevice, PciFacts, ScsiFacts, UsbFacts, UsbInterfaceFacts
+
+BRIDGE_CLASS = 0x06
+PCI_TO_PCI_BRIDGE = 0x0604
+USB_HUB_CLASS = 0x09
+
+
+class DeviceGraph:
+    """All node devices; `put` and `remove` keep every index, the rest only reads.
+
+    The tree follows the parents' names; a parent that libvirt does not list is tolerated (rules.md), its
+    children are then roots.
+    """
+
+    def __init__(self, devices: Iterable[NodeDevice] = ()) -> None:
+        self._nodes: dict[str, NodeDevice] = {}
+        self._children: defaultdict[str, set[str]] = defaultdict(set)
+        self._iommu: defaultdict[int, set[str]] = defaultdict(set)
+        self._by_source: defaultdict[DeviceSource, set[str]] = defaultdict(set)
+        self._by_path: dict[str, str] = {}
+        self.nodes = MappingProxyType(self._nodes)
+        for device in devices:
+            self.put(device)
+
+    def put(self, device: NodeDevice) -> None:
+        """Add a device, or replace the one of its name."""
+        self.remove(device.name)
+        self._nodes[device.name] = device
+        if device.parent is not None:
+            self._children[device.parent].add(device.name)
+        group = iommu_group_of(device)
+        if group is not None:
+            self._iommu[group].add(device.name)
+        for source in _sources(device):
+            self._by_source[source].add(device.name)
+        if device.path:
+            self._by_path[device.path] = device.name
+
+    def remove(self, name: str) -> None:
+        """Forget a device; nothing happens when it is not there. Its children stay, without parent."""
+        device = self._nodes.pop(name, None)
+        if device is None:
+            return
+        if device.parent is not None:
+            self._children[device.parent].discard(name)
+        group = iommu_group_of(device)
+        if group is not None:
+            self._iommu[group].discard(name)
+        for source in _sources(device):
+            self._by_source[source].discard(name)
+        if device.path and self._by_path.get(device.path) == name:
+            del self._by_path[device.path]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, name: str) -> NodeDevice | None:
+        """The device of this libvirt name."""
+        return self._nodes.get(name)
+
+    def children(self, name: str) -> tuple[str, ...]:
+        """Names of the devices directly below, sorted."""
+        return tuple(sorted(self._children.get(name, ())))
+
+    def descendants(self, name: str) -> Iterator[NodeDevice]:
+        """Everything below a device, parents before children."""
+        seen = {name}
+        todo = list(self.children(name))
+        while todo:
+            child = todo.pop(0)
+            if child in seen:  # a loop in the parents' names: not from libvirt, but never hang on input
+                continue
+            seen.add(child)
+            device = self._nodes.get(child)
+            if device is not None:
+                yield device
+                todo.extend(self.children(child))
+
+    def ancestors(self, name: str) -> Iterator[NodeDevice]:
+        """Everything above a device, nearest first."""
+        seen = {name}
+        device = self._nodes.get(name)
+        while device is not None and device.parent is not None and device.parent not in seen:
+            seen.add(device.parent)
+            device = self._nodes.get(device.parent)
+            if device is not None:
+                yield device
+
+    def iommu_members(self, group: int) -> tuple[NodeDevice, ...]:
+        """The members of an IOMMU group, by name."""
+        return tuple(self._nodes[name] for name in sorted(self._iommu.get(group, ())))
+
+    def iommu_groups(self) -> tuple[int, ...]:
+        """The numbers of all IOMMU groups that have a member."""
+        return tuple(sorted(number for number, names in self._iommu.items() if names))
+
+    def at(self, source: DeviceSource) -> tuple[str, ...]:
+        """Names of the devices at an address, UUID or vendor:product."""
+        return tuple(sorted(self._by_source.get(source, ())))
+
+    def by_path(self, path: str) -> str | None:
+        """The device whose sysfs path is `path` or the nearest one above it."""
+        while path and path != "/":
+            name = self._by_path.get(path)
+            if name is not None:
+                return name
+            path = path.rpartition("/")[0]
+        return None
+
+    # --- what the rules ask about one device ---------------------------------------------------------
+
+    def is_usb_hub(self, device: NodeDevice) -> bool:
+        """USB interface class 09, or a root hub (always device 1 of its bus)."""
+        if not isinstance(device.facts, UsbFacts):
+            return False
+        if device.facts.address.device == 1:
+            return True
+        return any(
+            isinstance(child.facts, UsbInterfaceFacts) and child.facts.interface_class == USB_HUB_CLASS
+            for child in (self._nodes[name] for name in self.children(device.name))
+        )
+
+    def usb_parent(self, name: str) -> NodeDevice | None:
+        """The USB device on which the host built this one (a stick's LUN), None for others."""
+        return next((above for above in self.ancestors(name) if above.type == "usb_device"), None)
+
+    def related(self, name: str) -> set[str]:
+        """Every device whose rules may depend on this one: the tree above and below, groups, functions."""
+        device = self._nodes.get(name)
+        found = {name}
+        if device is None:
+            return found | {child.name for child in self.descendants(name)}
+        found |= {above.name for above in self.ancestors(name)}
+        found |= {below.name for below in self.descendants(name)}
+        for member in tuple(found):
+            node = self._nodes.get(member)
+            if node is None:
+                continue
+            group = iommu_group_of(node)
+            if group is not None:
+                found |= self._iommu[group]
+            if isinstance(node.facts, PciFacts):
+                linked = (node.facts.phys_function, *node.facts.virt_functions)
+                found |= {other for address in linked if address is not None for other in self.at(address)}
+        return found
+
+
+def iommu_group_of(device: NodeDevice) -> int | None:
+    """The number of a device's IOMMU group: PCI functions and mediated devices have one."""
+    if isinstance(device.facts, PciFacts | MdevFacts):
+        return device.facts.iommu_group
+    return None
+
+
+def is_bridge(device: NodeDevice) -> bool:
+    """PCI class 0x06, or a header type that is told and is not an endpoint's."""
+    facts = device.facts
+    if not isinstance(facts, PciFacts):
+        return False
+    if facts.class_code is not None and facts.class_code >> 16 == BRIDGE_CLASS:
+        return True
+    return facts.header_type not in {None, "endpoint"}
+
+
+def is_transparent_bridge(device: NodeDevice) -> bool:
+    """A PCI-to-PCI bridge (0x0604): in a group, but no endpoint of it."""
+    facts = device.facts
+    return isinstance(facts, PciFacts) and facts.class_code is not None and facts.class_code >> 8 == PCI_TO_PCI_BRIDGE
+
+
+def endpoints(members: Iterable[NodeDevice]) -> tuple[NodeDevice, ...]:
+    """The members of a group that go away with it: all but PCI-to-PCI bridges."""
+    return tuple(member for member in members if not is_transparent_bridge(member))
+
+
+def group_mates_of(graph: DeviceGraph, device: NodeDevice) -> tuple[NodeDevice, ...]:
+    """The endpoints that go with a device, itself first: of its IOMMU group, or itself alone."""
+    group = iommu_group_of(device)
+    if group is None:
+        return (device,)
+    others = (member for member in endpoints(graph.iommu_members(group)) if member.name != device.name)
+    return (device, *others)
+
+
+def source_of(device: NodeDevice) -> PciAddress | UsbAddress | ScsiAddress | MdevUuid | None:
+    """The address by which a domain's XML names this device; None for a type that cannot be assigned."""
+    facts = device.facts
+    if isinstance(facts, PciFacts | UsbFacts | ScsiFacts):
+        return facts.address
+    if isinstance(facts, MdevFacts):
+        return facts.uuid
+    return None
+
+
+def _sources(device: NodeDevice) -> tuple[DeviceSource, ...]:
+    source = source_of(device)
+    if source is None:
+        return ()
+    if isinstance(device.facts, UsbFacts):
+        return (source, UsbProduct(device.facts.vendor_id, device.facts.product_id))
+    return (source,)

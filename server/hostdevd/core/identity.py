@@ -1,0 +1,196 @@
+"""Stable identities: a device keeps its uid across reboot, bus renumbering and re-plug (rules.md).
+
+Every device has identity keys, strongest first. The uid is made from the strongest when the device is
+first seen and kept; a later lookup goes down the keys, and a weaker key counts only when it finds exactly
+one known identity that no present device has taken by a stronger one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from hostdevd.core.graph import DeviceGraph
+from hostdevd.core.model import (
+    MdevFacts,
+    NetFacts,
+    NodeDevice,
+    PciFacts,
+    ScsiFacts,
+    StorageFacts,
+    UsbFacts,
+)
+from hostdevd.core.ports import IdentityFacts
+
+FactsOf = Callable[[NodeDevice], IdentityFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One uid with the keys by which it is found again, strongest first."""
+
+    uid: str
+    keys: tuple[str, ...]
+
+
+def make_uid(key: str) -> str:
+    """`dev-` and 24 hexadecimal digits; opaque, never parsed."""
+    return "dev-" + hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
+def identity_keys(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> tuple[str, ...]:
+    """The keys of a device by its type, strongest first; never empty."""
+    facts = device.facts
+    if isinstance(facts, PciFacts):
+        return _pci_keys(graph, facts, facts_of(device), facts_of)
+    if isinstance(facts, UsbFacts):
+        return _usb_keys(facts, facts_of(device))
+    if isinstance(facts, ScsiFacts):
+        return _scsi_keys(facts, facts_of(device))
+    if isinstance(facts, MdevFacts):
+        return (f"mdev|{facts.uuid}",)
+    return (_other_key(graph, device, facts_of),)
+
+
+def _pci_keys(graph: DeviceGraph, facts: PciFacts, told: IdentityFacts, facts_of: FactsOf) -> tuple[str, ...]:
+    if facts.phys_function is not None:
+        for name in graph.at(facts.phys_function):
+            pf = graph.nodes[name]
+            if isinstance(pf.facts, PciFacts) and facts.address in pf.facts.virt_functions:
+                index = pf.facts.virt_functions.index(facts.address)
+                parent = _pci_keys(graph, pf.facts, facts_of(pf), facts_of)
+                return (f"vf|{parent[0]}|{index}",)
+    place = f"{told.root or f'{facts.address.domain:04x}'}|{told.path or facts.address}"
+    model = f"{facts.vendor_id:04x}:{facts.product_id:04x}:{told.subsystem}"
+    serial = facts.vpd_serial or told.serial
+    return (f"pci|{place}|{model}|{serial}",)
+
+
+def _usb_keys(facts: UsbFacts, told: IdentityFacts) -> tuple[str, ...]:
+    product = f"{facts.vendor_id:04x}:{facts.product_id:04x}"
+    place = f"{told.root}|{told.path}" if told.path else f"{facts.address}"
+    keys = [f"usb|{product}|{told.serial}|{told.interfaces}|{place}"]
+    if told.serial:
+        keys.append(f"usb-serial|{product}|{told.serial}")
+    return tuple(keys)
+
+
+def _scsi_keys(facts: ScsiFacts, told: IdentityFacts) -> tuple[str, ...]:
+    name = told.wwid or told.serial
+    path = told.path or str(facts.address)
+    return (f"scsi|{name}|{path}",)
+
+
+def _other_key(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> str:
+    anchor = next(
+        (above for above in graph.ancestors(device.name) if isinstance(above.facts, PciFacts | UsbFacts | ScsiFacts)),
+        None,
+    )
+    place = identity_keys(graph, anchor, facts_of)[0] if anchor else "host"
+    facts = device.facts
+    own = ""
+    if isinstance(facts, NetFacts):
+        own = facts.mac or facts.interface
+    elif isinstance(facts, StorageFacts):
+        own = facts.wwn or facts.serial or facts.block
+    if not own:
+        below = device.path or device.name
+        own = below.removeprefix(anchor.path) if anchor and anchor.path else below
+    return f"{device.type}|{place}|{own}"
+
+
+class Identities:
+    """The uids of the devices that are here now, and of those that were here once.
+
+    `resolve` is called with the whole inventory, or with what changed; new identities are collected in
+    `unsaved` for the state store.
+    """
+
+    def __init__(self, known: Iterable[Identity] = ()) -> None:
+        self._by_uid: dict[str, Identity] = {}
+        self._by_key: dict[str, set[str]] = {}
+        self._uid_of: dict[str, str] = {}
+        self._name_of: dict[str, str] = {}
+        self._keys_of: dict[str, tuple[str, ...]] = {}
+        self.unsaved: list[Identity] = []
+        for identity in known:
+            self._remember(identity)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Uid to libvirt name, of the devices that are here."""
+        return self._name_of
+
+    def uid(self, name: str) -> str:
+        """The uid of a device that is here; KeyError otherwise."""
+        return self._uid_of[name]
+
+    def get(self, name: str) -> str | None:
+        """The uid of a device that is here, None otherwise."""
+        return self._uid_of.get(name)
+
+    def name(self, uid: str) -> str | None:
+        """The libvirt name of the device with this uid, None when it is not here."""
+        return self._name_of.get(uid)
+
+    def known(self, uid: str) -> bool:
+        """Whether this uid was ever given."""
+        return uid in self._by_uid
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These devices are gone from the host; their identities are kept."""
+        for name in names:
+            uid = self._uid_of.pop(name, None)
+            self._keys_of.pop(name, None)
+            if uid is not None and self._name_of.get(uid) == name:
+                del self._name_of[uid]
+
+    def resolve(self, graph: DeviceGraph, names: Iterable[str], facts_of: FactsOf) -> None:
+        """Give each of these present devices its uid: strongest keys first, over all of them."""
+        todo = {}
+        for name in names:
+            keys = identity_keys(graph, graph.nodes[name], facts_of)
+            if self._keys_of.get(name) != keys:
+                todo[name] = keys
+        self.forget(todo)
+        for level in range(max(map(len, todo.values()), default=0)):
+            for name, keys in list(todo.items()):
+                if level < len(keys) and self._claim(name, keys, keys[level], among=todo.values()):
+                    del todo[name]
+        for name, keys in todo.items():
+            self._create(name, keys)
+
+    def _claim(self, name: str, keys: tuple[str, ...], key: str, among: Iterable[tuple[str, ...]]) -> bool:
+        free = [uid for uid in self._by_key.get(key, ()) if uid not in self._name_of]
+        # Two newcomers that fit the same weak key are not told apart by it.
+        if len(free) != 1 or (key != keys[0] and sum(key in other for other in among) > 1):
+            return False
+        self._take(name, keys, free[0])
+        identity = self._by_uid[free[0]]
+        if identity.keys[0] != keys[0]:  # found at another place: from now on it is found there too
+            self._remember(Identity(identity.uid, keys), save=True)
+        return True
+
+    def _create(self, name: str, keys: tuple[str, ...]) -> None:
+        uid = make_uid(keys[0])
+        # The same place and product again beside a known one that is here elsewhere: a new device.
+        while uid in self._by_uid:
+            uid = make_uid(f"{uid}+")
+        self._remember(Identity(uid, keys), save=True)
+        self._take(name, keys, uid)
+
+    def _take(self, name: str, keys: tuple[str, ...], uid: str) -> None:
+        self._uid_of[name] = uid
+        self._name_of[uid] = name
+        self._keys_of[name] = keys
+
+    def _remember(self, identity: Identity, *, save: bool = False) -> None:
+        before = self._by_uid.get(identity.uid)
+        for key in before.keys if before else ():
+            self._by_key.get(key, set()).discard(identity.uid)
+        self._by_uid[identity.uid] = identity
+        for key in identity.keys:
+            self._by_key.setdefault(key, set()).add(identity.uid)
+        if save:
+            self.unsaved.append(identity)

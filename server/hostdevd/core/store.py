@@ -1,0 +1,441 @@
+"""The state of the host in memory: inputs go in, views come out, every difference gets a revision.
+
+One writer (the event loop), no awaiting. Inputs are what the ports said last: node devices, domains, host
+uses, and the engine's assignments. A commit derives again only what may depend on what changed, compares
+it with what was there, and records the difference as one batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from hostdevd.core import eligibility as rules
+from hostdevd.core.addresses import PciAddress, UsbAddress, UsbProduct
+from hostdevd.core.assignments import Assignment
+from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, iommu_group_of
+from hostdevd.core.groups import group_uid, member_role
+from hostdevd.core.history import Batch, Change, ChangeSource, History
+from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, held_by, holders_of
+from hostdevd.core.identity import FactsOf, Identities
+from hostdevd.core.model import (
+    Domain,
+    Eligibility,
+    Holder,
+    HostUse,
+    HostUseKind,
+    HostUses,
+    NodeDevice,
+    PciFacts,
+)
+from hostdevd.core.ports import DriverState
+from hostdevd.core.profiles import Profile
+from hostdevd.core.views import DeviceView, GroupMember, GroupView
+
+
+@dataclass(frozen=True, slots=True)
+class Senses:
+    """What the store reads while it derives: quick looks at the host, none of which waits."""
+
+    driver: Callable[[PciAddress], DriverState]
+    identity: FactsOf
+    block_paths: BlockPaths
+    now: Callable[[], float]
+
+
+class Store:
+    """The views of one host.
+
+    `on_commit` is called after each commit that changed something, with the new revision.
+    """
+
+    def __init__(self, senses: Senses, identities: Identities, profile: Profile, *, epoch: str, revision: int) -> None:
+        self._senses = senses
+        self._identities = identities
+        self._profile = profile
+        self._uses_told = HostUses()
+        self._uses: dict[str, tuple[HostUse, ...]] = {}
+        self._domains: dict[str, Domain] = {}
+        self._held: dict[str, tuple[Held, ...]] = {}
+        self._frozen: dict[str, frozenset[str]] = {}
+        self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
+        self._assignment_of: dict[tuple[str, str], str] = {}
+        self.graph = DeviceGraph()
+        self.epoch = epoch
+        self.revision = revision
+        self.devices: dict[str, DeviceView] = {}
+        self.groups: dict[str, GroupView] = {}
+        self.holders: dict[str, Holder] = {}
+        self.assignments: dict[str, Assignment] = {}
+        self.device_history: History[DeviceView] = History(revision)
+        self.holder_history: History[Holder] = History(revision)
+        self.on_commit: list[Callable[[int], None]] = []
+        self._dirty_devices: set[str] = set()
+        self._dirty_domains: set[str] = set()
+        self._dirty_groups: set[int] = set()
+        self._uses_stale = False
+        self._assignments_changed = False
+        self._depth = 0
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    @property
+    def identities(self) -> Identities:
+        """The uids of the devices."""
+        return self._identities
+
+    @property
+    def domains(self) -> Mapping[str, Domain]:
+        """Domains by UUID, as last read."""
+        return self._domains
+
+    @property
+    def uses_unknown(self) -> tuple[tuple[str, str], ...]:
+        """What of the host's uses could not be read."""
+        return self._uses_told.unknown
+
+    def device(self, name_or_uid: str) -> DeviceView | None:
+        """A device by libvirt name or uid."""
+        view = self.devices.get(name_or_uid)
+        if view is None:
+            name = self._identities.name(name_or_uid)
+            view = self.devices.get(name) if name is not None else None
+        return view
+
+    def holders_of(self, device: str) -> tuple[Holder, ...]:
+        """The holders of a device by its libvirt name (or what the domain's XML names)."""
+        return tuple(self._holders_of_device.get(device, {}).values())
+
+    def group_of(self, device: NodeDevice) -> GroupView | None:
+        """The IOMMU group of a device."""
+        number = iommu_group_of(device)
+        if number is None:
+            return None
+        view = self.devices.get(device.name)
+        return self.groups.get(view.group) if view is not None and view.group is not None else None
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def change(self, source: ChangeSource) -> Iterator[None]:
+        """Several inputs, one revision. Nested changes belong to the outermost, and have its source."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._commit(source)
+
+    def put_devices(self, devices: Iterable[NodeDevice]) -> None:
+        """Replace these devices; call within `change`."""
+        for device in devices:
+            if self.graph.get(device.name) == device:
+                continue
+            self._touch(device.name)
+            self.graph.put(device)
+            self._touch(device.name)
+            self._uses_stale = True
+
+    def remove_devices(self, names: Iterable[str]) -> None:
+        """Forget devices that are gone from the host; call within `change`."""
+        for name in names:
+            self._touch(name)
+            self.graph.remove(name)
+            self._uses_stale = True
+
+    def put_domains(self, domains: Iterable[Domain]) -> None:
+        """Replace these domains; call within `change`."""
+        for domain in domains:
+            if self._domains.get(domain.vm.uuid) != domain:
+                self._domains[domain.vm.uuid] = domain
+                self._dirty_domains.add(domain.vm.uuid)
+
+    def remove_domains(self, uuids: Iterable[str]) -> None:
+        """Forget domains that are gone; call within `change`."""
+        for uuid in uuids:
+            if self._domains.pop(uuid, None) is not None:
+                self._dirty_domains.add(uuid)
+
+    def put_uses(self, uses: HostUses) -> None:
+        """Replace what is known of the host's uses; call within `change`."""
+        if uses.unknown != self._uses_told.unknown:
+            self._dirty_devices.update(self.graph.nodes)
+        self._uses_told = uses
+        self._uses_stale = True
+
+    def look_again(self, names: Iterable[str]) -> None:
+        """Read drivers of these devices again; call within `change`."""
+        self._dirty_devices.update(names)
+
+    def freeze(self, vm: str, devices: Iterable[str]) -> None:
+        """Keep the holders of these devices (uids) in this VM as they are until `thaw`: an operation is under way."""
+        self._frozen[vm] = self._frozen.get(vm, frozenset()) | frozenset(devices)
+
+    def thaw(self, vm: str, devices: Iterable[str]) -> None:
+        """Show what became of the devices that were frozen; call within `change`."""
+        left = self._frozen.pop(vm, frozenset()) - frozenset(devices)
+        if left:
+            self._frozen[vm] = left
+        self._dirty_domains.add(vm)
+
+    def put_assignment(self, assignment: Assignment) -> None:
+        """Add or replace an assignment; call within `change`."""
+        self.assignments[assignment.name] = assignment
+        self._index_assignment(assignment)
+        self._dirty_domains.add(assignment.vm.uuid)
+        self._assignments_changed = True
+
+    def remove_assignment(self, name: str) -> None:
+        """Forget an assignment; call within `change`."""
+        if self.assignments.pop(name, None) is not None:
+            self._assignments_changed = True
+
+    # --- deriving ------------------------------------------------------------------------------------
+
+    def _index_assignment(self, assignment: Assignment) -> None:
+        for device in assignment.devices:
+            key = (assignment.vm.uuid, device.alias)
+            if assignment.state.closed:
+                if self._assignment_of.get(key) == assignment.name:
+                    del self._assignment_of[key]
+            else:
+                self._assignment_of[key] = assignment.name
+
+    def _touch(self, name: str) -> None:
+        related = self.graph.related(name)
+        self._dirty_devices |= related
+        for other in related:
+            node = self.graph.get(other)
+            number = iommu_group_of(node) if node is not None else None
+            if number is not None:
+                self._dirty_groups.add(number)
+        # Who holds a device depends on what is at an address now.
+        self._dirty_domains.update(
+            uuid for uuid, domain in self._domains.items() if self._may_name(domain, name, related)
+        )
+
+    def _may_name(self, domain: Domain, name: str, related: set[str]) -> bool:
+        known = {held.device for held in self._held.get(domain.vm.uuid, ())}
+        if name in known or known & related:
+            return True
+        entries = [*(domain.live.entries if domain.live else ()), *(domain.config.entries if domain.config else ())]
+        return any(name in devices_of(self.graph, entry.source, self._senses.block_paths) for entry in entries)
+
+    def _commit(self, source: ChangeSource) -> None:
+        now = datetime.fromtimestamp(self._senses.now(), UTC)
+        revision = self.revision + 1
+        self._identify()
+        if self._uses_stale:
+            self._join_uses()
+        holder_changes = self._derive_holders(source, now)
+        device_changes = self._derive_devices(revision, source, now)
+        self._derive_groups()
+        if not (holder_changes or device_changes or self._assignments_changed):
+            return
+        self._assignments_changed = False
+        self.revision = revision
+        if holder_changes:
+            self.holder_history.append(Batch(revision, tuple(holder_changes)), now)
+        if device_changes:
+            self.device_history.append(Batch(revision, tuple(device_changes)), now)
+        for listener in self.on_commit:
+            listener(revision)
+
+    def _identify(self) -> None:
+        gone = [name for name in self._dirty_devices if name not in self.graph]
+        self._identities.forget(gone)
+        here = [name for name in self._dirty_devices if name in self.graph]
+        self._identities.resolve(self.graph, here, self._senses.identity)
+
+    def _join_uses(self) -> None:
+        self._uses_stale = False
+        joined: defaultdict[str, tuple[HostUse, ...]] = defaultdict(tuple)
+        for path, uses in self._uses_told.by_path.items():
+            name = self.graph.by_path(path)
+            if name is not None:
+                joined[name] += uses
+        for name in joined.keys() | self._uses.keys():
+            if joined.get(name) != self._uses.get(name):
+                self._dirty_devices |= self.graph.related(name)
+        self._uses = dict(joined)
+
+    def _derive_holders(self, source: ChangeSource, now: datetime) -> list[Change[Holder]]:
+        changes: list[Change[Holder]] = []
+        dirty, self._dirty_domains = self._dirty_domains, set()
+        for uuid in dirty:
+            before = {key: holder for key, holder in self.holders.items() if holder.vm.uuid == uuid}
+            after = self._holders_now(uuid, before, now)
+            for key in before.keys() | after.keys():
+                old, new = before.get(key), after.get(key)
+                if old == new:
+                    continue
+                changes.append(Change(key, old, new, source, now))
+                self._replace_holder(key, old, new)
+        changes.sort(key=lambda change: change.key)
+        return changes
+
+    def _holders_now(self, uuid: str, before: Mapping[str, Holder], now: datetime) -> dict[str, Holder]:
+        domain = self._domains.get(uuid)
+        held = held_by(domain, self.graph, self._senses.block_paths) if domain is not None else ()
+        self._held[uuid] = held
+        if domain is None:
+            del self._held[uuid]
+        frozen = self._frozen.get(uuid, frozenset())
+        fresh = holders_of(domain, held, self._labels, before, now) if domain is not None else ()
+        after = {holder.key: holder for holder in fresh if holder.uid not in frozen}
+        for key, holder in before.items():
+            if holder.uid in frozen:
+                after[key] = replace(holder, vm=domain.vm) if domain is not None else holder
+        return after
+
+    def _labels(self, vm: str, held: Held) -> Labels:
+        node = self.graph.get(held.device)
+        alias = held.entry.alias
+        assignment = self._assignment_of.get((vm, alias)) if alias is not None else None
+        return Labels(
+            uid=self._identities.get(held.device) or "",
+            group=self._group_uid_of(node) if node is not None else None,
+            assignment=assignment,
+        )
+
+    def _group_uid_of(self, node: NodeDevice) -> str | None:
+        number = iommu_group_of(node)
+        return group_uid(self.graph.iommu_members(number), self._identities.uid) if number is not None else None
+
+    def _replace_holder(self, key: str, old: Holder | None, new: Holder | None) -> None:
+        if old is not None:
+            del self.holders[key]
+            self._holders_of_device[old.device].pop(key, None)
+        if new is not None:
+            self.holders[key] = new
+            self._holders_of_device[new.device][key] = new
+        for holder in (old, new):
+            if holder is not None and holder.device in self.graph:
+                self._dirty_devices |= self.graph.related(holder.device)
+
+    def _derive_devices(self, revision: int, source: ChangeSource, now: datetime) -> list[Change[DeviceView]]:
+        dirty, self._dirty_devices = self._dirty_devices, set()
+        drivers = {name: self._driver_state(name) for name in dirty if name in self.graph}
+        overrides = {name: state.override for name, state in drivers.items() if state.override}
+        around = rules.Surroundings(
+            self.graph, self._uses_of_others(dirty), self._uses_told.unknown, overrides, self._profile
+        )
+        changes: list[Change[DeviceView]] = []
+        for name in sorted(dirty):
+            old = self.devices.get(name)
+            node = self.graph.get(name)
+            new = self._view(node, drivers[name], around, revision) if node is not None else None
+            if old == new:
+                continue
+            for view in (old, new):
+                number = iommu_group_of(view.node) if view is not None else None
+                if number is not None:
+                    self._dirty_groups.add(number)
+            if new is None:
+                del self.devices[name]
+            else:
+                self.devices[name] = new
+            # The key is the name: a device that comes back under another name is removed and added.
+            changes.append(Change(name, old, new, source, now))
+        return changes
+
+    def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:
+        """Uses by device, without the VFIO users that are VMs of libvirt's, or our own work in flight."""
+        busy = frozenset().union(*self._frozen.values()) if self._frozen else frozenset[str]()
+        uses = dict(self._uses)
+        for name in dirty:
+            known = uses.get(name)
+            if known is None or all(use.kind is not HostUseKind.VFIO_USER for use in known):
+                continue
+            held = any(holder.live for holder in self.holders_of(name))
+            if held or self._identities.get(name) in busy:
+                uses[name] = tuple(use for use in known if use.kind is not HostUseKind.VFIO_USER)
+        return uses
+
+    def _driver_state(self, name: str) -> DriverState:
+        node = self.graph.nodes[name]
+        if isinstance(node.facts, PciFacts):
+            return self._senses.driver(node.facts.address)
+        return DriverState(present=True, driver=node.driver)
+
+    def _view(self, node: NodeDevice, state: DriverState, around: rules.Surroundings, revision: int) -> DeviceView:
+        reasons = rules.reasons(around, node)
+        return DeviceView(
+            node=node,
+            uid=self._identities.uid(node.name),
+            children=self.graph.children(node.name),
+            driver=state.driver if state.present else node.driver,
+            group=self._group_uid_of(node),
+            eligibility=Eligibility(
+                eligible=not reasons, available=not reasons and not self.blocking_holders(node), reasons=reasons
+            ),
+            host_uses=around.uses.get(node.name, ()),
+            holders=self.holders_of(node.name),
+            revision=revision,
+        )
+
+    def blocking_holders(self, node: NodeDevice) -> tuple[Holder, ...]:
+        """Who holds an endpoint of the device's group, its PF, its VFs, or its mdev's parent."""
+        names = {mate.name for mate in group_mates_of(self.graph, node)}
+        for name in tuple(names):
+            mate = self.graph.nodes[name]
+            if isinstance(mate.facts, PciFacts):
+                linked = (mate.facts.phys_function, *mate.facts.virt_functions)
+                names |= {other for address in linked if address is not None for other in self.graph.at(address)}
+            if mate.type == "mdev" and mate.parent is not None:
+                names.add(mate.parent)
+        return tuple(holder for name in sorted(names) for holder in self.holders_of(name))
+
+    def _derive_groups(self) -> None:
+        dirty, self._dirty_groups = self._dirty_groups, set()
+        if not dirty:
+            return
+        for uid in [uid for uid, group in self.groups.items() if group.iommu_group in dirty]:
+            del self.groups[uid]
+        for number in dirty:
+            members = self.graph.iommu_members(number)
+            if members:
+                group = self._group_view(number, members)
+                self.groups[group.uid] = group
+
+    def _group_view(self, number: int, members: tuple[NodeDevice, ...]) -> GroupView:
+        going = endpoints(members)
+        views = [self.devices[member.name] for member in going]
+        reasons = tuple(
+            dict.fromkeys(
+                reason
+                for view in views
+                for reason in view.eligibility.reasons
+                if reason.code != "GROUP_MEMBER_INELIGIBLE"
+            )
+        )
+        return GroupView(
+            uid=group_uid(members, self._identities.uid),
+            iommu_group=number,
+            members=tuple(
+                GroupMember(member.name, self._identities.uid(member.name), member_role(member), driver)
+                for member in members
+                for driver in (self.devices[member.name].driver,)
+            ),
+            eligibility=Eligibility(
+                eligible=bool(going) and not reasons,
+                available=bool(going) and all(view.eligibility.available for view in views),
+                reasons=reasons,
+            ),
+            viable=all(view.driver is None or "vfio" in view.driver for view in views),
+            holders=tuple(holder for view in views for holder in view.holders),
+        )
+
+
+def names_twin(graph: DeviceGraph, source: UsbAddress) -> bool:
+    """Whether a USB device has a twin: another present device of its vendor and product."""
+    for name in graph.at(source):
+        facts = graph.nodes[name].facts
+        vendor, product = getattr(facts, "vendor_id", None), getattr(facts, "product_id", None)
+        if vendor is not None and product is not None:
+            return len(graph.at(UsbProduct(vendor, product))) > 1
+    return False
