@@ -134,6 +134,8 @@ class NodeDevice:
     description: str = ""
     numa_node: int | None = None
     conditions: tuple[DeviceCondition, ...] = ()
+    main_devnode: str | None = None
+    other_capabilities: tuple[tuple[str, str], ...] = ()
 
 
 # --- eligibility -------------------------------------------------------------------------------------
