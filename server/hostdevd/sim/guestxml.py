@@ -68,7 +68,7 @@ class GuestXml:
 
     def strip_runtime(self) -> None:
         """Leave what an inactive document has: no id, no libvirt's own aliases."""
-        self.root.attrib.pop("id", None)
+        self.root.attrib.pop("id", "")
         for element in self.devices:
             alias = element.find("alias")
             if alias is not None and not (alias.get("name") or "").startswith("ua-"):

@@ -6,7 +6,7 @@ device is bound away, and comes back with its driver. (Real VFs would have to be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -46,20 +46,30 @@ class SimDevice:
 
 
 class Kernel:
-    """All devices. `held` tells whether a guest has a device open; `emit` gets the kernel's events."""
+    """All devices.
 
-    def __init__(self, held: Callable[[DeviceSource], bool], emit: Callable[[Event], None]) -> None:
+    `held` tells whether a guest has a device open, `emit` gets the kernel's events, `drivers` tells by name
+    what the documents do not.
+    """
+
+    def __init__(
+        self,
+        held: Callable[[DeviceSource], bool],
+        emit: Callable[[Event], None],
+        drivers: Mapping[str, DriverExtras],
+    ) -> None:
         self.devices: dict[str, SimDevice] = {}
         self.graph = DeviceGraph()
+        self._drivers = drivers
         self._held = held
         self._emit = emit
 
     # --- coming and going ----------------------------------------------------------------------------
 
-    def add(self, xml: str, drivers: DriverExtras | None = None) -> SimDevice:
+    def add(self, xml: str) -> SimDevice:
         """Put a device into the machine; no event, as for one that is there at boot."""
-        told = drivers or DriverExtras()
         node = node_device(xml)
+        told = self._drivers.get(node.name, DriverExtras())
         device = SimDevice(
             xml=xml,
             node=node,
@@ -89,7 +99,8 @@ class Kernel:
     def unplug(self, name: str) -> list[str]:
         """The device is pulled out with all below it; the names that went, children first."""
         self.device(name)
-        gone = [below.name for below in self.graph.descendants(name)][::-1] + [name]
+        below = [each.name for each in self.graph.descendants(name)]
+        gone = [*reversed(below), name]
         seen = [each for each in gone if self.visible(each)]
         for each in gone:
             self.devices[each].plugged = False

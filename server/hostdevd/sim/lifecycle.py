@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+
+from lxml import etree
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import VmState
@@ -18,11 +20,12 @@ from hostdevd.core.ports import (
 from hostdevd.sim.attachment import place, take_host_device
 from hostdevd.sim.faults import ErrorNumber, invalid, refusal
 from hostdevd.sim.guestxml import GuestXml
+from hostdevd.sim.kernel import VFIO
 from hostdevd.sim.passthrough import open_pci, prepare_pci, release
 from hostdevd.sim.simdomain import SimDomain
-from hostdevd.sim.world import World
+from hostdevd.sim.usbmatch import find_usb
+from hostdevd.sim.world import LibvirtMemory, World
 from hostdevd.virt.xml.domain import domain_def, hostdev_entry
-from hostdevd.virt.xml.sources import usb
 
 
 def start(world: World, uuid: str) -> None:
@@ -128,8 +131,8 @@ def load(world: World, domain: SimDomain, xml: str, *, persistent: bool) -> None
         _find_usb_of_running(world, hostdev)
     for entry in domain_def(guest.text()).entries:
         device = world.kernel.pci(entry.source) if isinstance(entry.source, PciAddress) else None
-        if device is not None and device.driver != "vfio-pci":
-            device.driver = device.override = "vfio-pci"
+        if device is not None and device.driver != VFIO:
+            device.driver = device.override = VFIO
             if entry.managed and isinstance(entry.source, PciAddress):
                 world.libvirt.gives_back.add(entry.source)
     _run(world, domain, guest, domain.state)
@@ -140,7 +143,7 @@ def reboot_host(world: World, boot_id: str) -> None:
     with world.changing():
         world.boot_id = boot_id
         world.unplugging.clear()
-        world.libvirt = replace(world.libvirt, gives_back=set(), detached=set())
+        world.libvirt = LibvirtMemory()
         for domain in tuple(world.domains.values()):
             domain.live, domain.state = None, VmState.SHUT_OFF
             if domain.config is None:
@@ -167,11 +170,13 @@ def _take_devices(world: World, guest: GuestXml) -> list[PciAddress]:
 def _run(world: World, domain: SimDomain, guest: GuestXml, state: VmState = VmState.RUNNING) -> None:
     taken = {entry.source for entry in domain_def(guest.text()).entries}
     nodes = [device.node for source in taken for device in world.kernel.at(source)]
-    used = {each.live_id for each in world.domains.values()}
+    used = {GuestXml(each.live).root.get("id") for each in world.domains.values() if each.live is not None}
     guest.root.set("id", str(next(n for n in range(1, len(used) + 2) if str(n) not in used)))
     with world.kernel.watching(*nodes):
         domain.live, domain.state, domain.managed_save = guest.text(), state, False
 
 
-def _find_usb_of_running(world: World, hostdev: object) -> None:
-    raise NotImplementedError
+def _find_usb_of_running(world: World, hostdev: etree._Element) -> None:
+    # A device that is not there, or not alone: the document stays as the file has it.
+    with suppress(HypervisorError):
+        find_usb(world, hostdev)

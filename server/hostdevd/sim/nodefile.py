@@ -25,7 +25,6 @@ from pathlib import Path
 from lxml import etree
 
 from hostdevd.core.model import VmState
-from hostdevd.virt.xml.parser import XmlInvalid, parse
 
 TEST_NAMESPACE = "http://libvirt.org/schemas/domain/test/1.0"
 
@@ -78,12 +77,19 @@ def read_node_file(path: Path) -> NodeFile:
 
 
 def _document(path: Path, place: str) -> etree._Element:
+    # Without the bound on size of what comes from libvirt: thousands of devices in one file are welcome.
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True
+    )
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place}: cannot be read: {error}") from error
-    except XmlInvalid as error:
-        raise ValueError(f"{place}: {error}") from error
+        root = etree.fromstring(path.read_bytes(), parser)
+    except OSError as error:
+        raise ValueError(f"{place}: cannot be read: {error.strerror}") from error
+    except etree.XMLSyntaxError as error:
+        raise ValueError(f"{place}:{error.lineno}: malformed XML: {error.msg}") from error
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise ValueError(f"{place}: a DOCTYPE is refused")
+    return root
 
 
 def _elements(path: Path, root: etree._Element, tag: str) -> Iterator[tuple[etree._Element, str]]:

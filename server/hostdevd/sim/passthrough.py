@@ -90,7 +90,7 @@ def release(world: World, addresses: Iterable[PciAddress]) -> None:
 
 
 def restart_libvirt(world: World) -> None:
-    """libvirt forgets what was nodedev-detached, and then honours managed='yes' for it again."""
+    """A new daemon forgets what was nodedev-detached, and then honours managed='yes' for it again."""
     with world.changing():
         for domain in world.domains.values():
             for entry in domain.live_entries():

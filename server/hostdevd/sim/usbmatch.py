@@ -31,15 +31,13 @@ def find_usb(world: World, hostdev: etree._Element) -> UsbAddress | None:
         found = _matches(world, product)
         text = f"Did not find USB device {product}"
     if len(found) > 1:
-        raise refusal(
-            ErrorNumber.OPERATION_FAILED, f"Multiple USB devices for {product}, use <address> to specify one"
-        )
+        raise refusal(ErrorNumber.OPERATION_FAILED, f"Multiple USB devices for {product}, use <address> to specify one")
     if not found:
         if not optional:
             raise refusal(ErrorNumber.INTERNAL_ERROR, text)
         source.set("missing", "yes")
         return None
-    source.attrib.pop("missing", None)
+    source.attrib.pop("missing", "")
     if not isinstance(place, UsbAddress):
         etree.SubElement(source, "address", bus=str(found[0].bus), device=str(found[0].device))
     return found[0]

@@ -49,7 +49,7 @@ class World:
     def __init__(self, extras: Extras, boot_id: str) -> None:
         self.extras = extras
         self.boot_id = boot_id
-        self.kernel = Kernel(self.held, self.emit)
+        self.kernel = Kernel(self.held, self.emit, extras.drivers)
         self.domains: dict[str, SimDomain] = {}
         self.uses: dict[str, tuple[HostUse, ...]] = dict(extras.uses)
         self.behaviour: dict[str, GuestBehaviour] = dict(extras.guests)
