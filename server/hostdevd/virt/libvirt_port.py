@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import libvirt
 
-from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, NodeDevice
 from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
 from hostdevd.virt.connection import Connection
 from hostdevd.virt.reading import ParseNodeDevice, read_domain, read_info, read_node_device
 from hostdevd.virt.uri import check_uri
+from hostdevd.virt.xml.domain import entry_xml
 from hostdevd.virt.xml.hostdev import build_hostdev
 
 H = TypeVar("H")
@@ -147,12 +148,22 @@ class LibvirtPort:
 
         await self._connection.mutate(attach)
 
-    async def detach(self, uuid: str, alias: str, target: Target) -> None:
-        """Ask for removal by alias. CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows."""
+    async def detach(self, uuid: str, entry: DomainEntry, target: Target) -> None:
+        """Ask for an entry's removal, by its alias, or by its own element where it has none (config only).
+
+        CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
+        """
         link, flags = self._connection.writer, _FLAGS[target]
 
         def detach() -> None:
-            link.call(link.call(link.handle.lookupByUUIDString, uuid).detachDeviceAlias, alias, flags)
+            domain = link.call(link.handle.lookupByUUIDString, uuid)
+            if entry.alias is not None:
+                link.call(domain.detachDeviceAlias, entry.alias, flags)
+                return
+            xml = entry_xml(link.call(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE), entry)
+            if xml is None:
+                raise NoSuchObject(libvirt.VIR_ERR_DEVICE_MISSING, f"{entry.source} is not in the configuration")
+            link.call(domain.detachDeviceFlags, xml, flags)
 
         await self._connection.mutate(detach)
 

@@ -40,6 +40,19 @@ def domain_def(xml: str, pool_macs: frozenset[str] = frozenset()) -> DomainDef:
     )
 
 
+def entry_xml(xml: str, entry: DomainEntry) -> str | None:
+    """The element behind an entry as it stands in the definition, None when it is not there.
+
+    For entries without an alias: libvirt keeps only user aliases in inactive definitions.
+    """
+    root = parse(xml)
+    devices = root.find("devices") if root.tag == "domain" else None
+    for element in devices if devices is not None else ():
+        if any((found.source, found.alias) == (entry.source, entry.alias) for found in _entries(element)):
+            return etree.tostring(element, encoding="unicode", with_tail=False)
+    return None
+
+
 def network_macs(xml: str) -> frozenset[str]:
     """The MAC addresses of a definition's interfaces on libvirt networks."""
     interfaces = parse(xml).iterfind("devices/interface[@type='network']")

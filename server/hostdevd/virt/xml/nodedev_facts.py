@@ -45,6 +45,7 @@ def pci(source: Source) -> PciFacts | None:
         vendor_id=number(detail, "vendor_id") or 0,
         product_id=number(detail, "product_id") or 0,
         iommu_group=number(group, "number") if group else None,
+        iommu_addresses=_addresses(group.get("addresses")) if group else (),
         header_type=words(detail, "header_type"),
         express="pci_express" in detail,
         phys_function=PciAddress.parse(pf_address) if pf_address else None,
