@@ -19,7 +19,7 @@ from hostdevd.sim.guestxml import GuestXml
 from hostdevd.sim.passthrough import open_pci, prepare_pci, release
 from hostdevd.sim.usbmatch import find_usb
 from hostdevd.sim.world import World
-from hostdevd.virt.xml.domain import hostdev_entry
+from hostdevd.virt.xml.domain import find_element, hostdev_entry
 from hostdevd.virt.xml.parser import XmlInvalid, parse
 from hostdevd.virt.xml.sources import drive_address
 
@@ -129,12 +129,13 @@ _TAKE: Mapping[type, Callable[[World, etree._Element, DomainEntry], None]] = {
 # --- taking away ---------------------------------------------------------------------------------------
 
 
-def detach_config(world: World, uuid: str, alias: str) -> None:
-    """Take a device out of the configuration; libvirt 9.0.0 tells nobody."""
+def detach_config(world: World, uuid: str, alias: str, entry: DomainEntry | None = None) -> None:
+    """Take a device out of the configuration, by alias or as the entry's element; libvirt 9.0.0 tells nobody."""
     domain = world.persistent(uuid)
     guest = GuestXml(domain.config or "")
     with world.changing():
-        guest.remove(_by_alias(guest, alias))
+        element = None if entry is None else find_element(guest.root, entry)
+        guest.remove(_by_alias(guest, alias) if element is None else element)
         domain.config = guest.text()
 
 

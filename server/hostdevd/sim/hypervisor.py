@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from hostdevd.core.addresses import DeviceSource
-from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, NodeDevice
 from hostdevd.core.ports import (
     Connected,
     Disconnected,
@@ -157,16 +157,20 @@ class SimHypervisor:
         device = self._named(spec.source)
         await self._call("attach", attach, uuid=uuid, device=device, spec=spec, target=target)
 
-    async def detach(self, uuid: str, alias: str, target: Target) -> None:
-        """Ask for removal by alias. CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows."""
+    async def detach(self, uuid: str, entry: DomainEntry, target: Target) -> None:
+        """Ask for an entry's removal, by its alias, or by its source where it has none (config only).
+
+        CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
+        """
+        alias = entry.alias or ""
 
         def detach() -> None:
             if target is Target.CONFIG:
-                detach_config(self._world, uuid, alias)
+                detach_config(self._world, uuid, alias, entry)
             else:
                 self._guests.ask(uuid, alias)
 
-        device = self._at_alias(uuid, alias)
+        device = self._at_alias(uuid, alias) or self._named(entry.source)
         await self._call("detach", detach, uuid=uuid, device=device, alias=alias, target=target)
 
     # --- every call ----------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Rig:
         await settle()
 
     async def detach(self, uuid: str, alias: str) -> None:
-        await self.sim.hypervisor.detach(uuid, f"ua-{alias}", Target.LIVE)
+        await self.sim.hypervisor.detach(uuid, by_alias(f"ua-{alias}"), Target.LIVE)
         await settle()
 
     async def live(self, uuid: str) -> dict[str | None, DomainEntry]:
@@ -104,3 +104,8 @@ class Rig:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+def by_alias(alias: str) -> DomainEntry:
+    """An entry as far as an unplug request needs it."""
+    return DomainEntry(HolderVia.HOSTDEV, PciAddress(0, 0, 0, 0), alias=alias)

@@ -24,7 +24,7 @@ from unit.sim.rig import ALPHA, DEAF, NIC, STUBBORN, Rig, settle
 async def test_detach_returns_before_the_device_has_left(rig: Rig) -> None:
     await rig.attach(ALPHA, "nic", NIC, managed=True)
     rig.take_events()
-    await rig.sim.hypervisor.detach(ALPHA, "ua-nic", Target.LIVE)
+    await rig.sim.hypervisor.detach(ALPHA, by_alias("ua-nic"), Target.LIVE)
     assert "ua-nic" in await rig.live(ALPHA)
     await settle()
     told = [event for event in rig.events if isinstance(event, DeviceRemoved | DomainChanged)]
@@ -94,7 +94,7 @@ async def test_usb_and_scsi_leave_without_asking_even_a_deaf_guest(rig: Rig) -> 
     lun = HostdevSpec("ua-lun", ScsiAddress(3, 0, 0, 0), drive=(0, 0, 0, 0))
     for spec in (usb, lun):
         await rig.sim.hypervisor.attach(DEAF, spec, Target.LIVE)
-        await rig.sim.hypervisor.detach(DEAF, spec.alias, Target.LIVE)
+        await rig.sim.hypervisor.detach(DEAF, by_alias(spec.alias), Target.LIVE)
         await settle()
     assert rig.answers() == [DeviceRemoved(DEAF, "ua-usb"), DeviceRemoved(DEAF, "ua-lun")]
 
@@ -121,7 +121,7 @@ async def test_the_end_of_a_guest_answers_no_request(rig: Rig) -> None:
 async def test_an_unknown_alias_is_no_device(rig: Rig) -> None:
     for target in Target:
         with pytest.raises(NoSuchObject) as caught:
-            await rig.sim.hypervisor.detach(ALPHA, "ua-none", target)
+            await rig.sim.hypervisor.detach(ALPHA, by_alias("ua-none"), target)
         assert caught.value.code == 99
 
 
@@ -130,7 +130,7 @@ async def test_config_changes_tell_nobody(rig: Rig) -> None:
     await rig.sim.hypervisor.attach(ALPHA, HostdevSpec("ua-nic", NIC, managed=True), Target.CONFIG)
     assert "ua-nic" in await rig.config(ALPHA)
     assert await rig.live(ALPHA) == {}
-    await rig.sim.hypervisor.detach(ALPHA, "ua-nic", Target.CONFIG)
+    await rig.sim.hypervisor.detach(ALPHA, by_alias("ua-nic"), Target.CONFIG)
     await settle()
     assert await rig.config(ALPHA) == {}
     assert rig.events == []

@@ -40,7 +40,7 @@ async def test_an_optional_one_may_be_absent_and_a_mandatory_one_may_not(rig: Ri
     rig.sim.controls.start_domain("spare")
     assert (await rig.live(SPARE))["ua-stick"].missing
     rig.sim.controls.destroy_domain("spare")
-    await rig.sim.hypervisor.detach(SPARE, "ua-stick", Target.CONFIG)
+    await rig.sim.hypervisor.detach(SPARE, by_alias("ua-stick"), Target.CONFIG)
     await rig.sim.hypervisor.attach(SPARE, HostdevSpec("ua-stick", STICK), Target.CONFIG)
     with pytest.raises(HypervisorError, match="Did not find USB device 0781:5567"):
         rig.sim.controls.start_domain("spare")
