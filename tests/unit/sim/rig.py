@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from hostdevd.core.addresses import PciAddress
-from hostdevd.core.model import DomainEntry, PciFacts
+from hostdevd.core.model import DomainEntry, HolderVia, PciFacts
 from hostdevd.core.ports import DeviceRemovalFailed, DeviceRemoved, Event, HostdevSpec, NodeDeviceChanged, Target
 from hostdevd.sim.simulation import Simulation
 

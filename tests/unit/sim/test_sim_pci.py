@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HolderRole
-from hostdevd.core.ports import DeviceRemoved, HostChanged, HypervisorError, NoSuchObject, Target
-from unit.sim.rig import ALPHA, BRIEF, DUAL_0, DUAL_1, E1000, KEEPER, LEGACY, NIC, Rig
+from hostdevd.core.ports import DeviceRemoved, HostChanged, HostdevSpec, HypervisorError, NoSuchObject, Target
+from unit.sim.rig import ALPHA, BRIEF, DUAL_0, DUAL_1, E1000, KEEPER, LEGACY, NIC, SPARE, Rig
 
 
 async def test_a_single_managed_function_goes_to_the_guest_and_comes_back(rig: Rig) -> None:
@@ -174,3 +175,19 @@ async def test_started_from_config_all_members_are_bound_and_given_back_at_the_e
     assert (rig.driver(DUAL_0), rig.driver(DUAL_1)) == ("vfio-pci", "vfio-pci")
     rig.sim.controls.destroy_domain("spare")
     assert (rig.driver(DUAL_0), rig.driver(DUAL_1)) == ("e1000e", "e1000e")
+
+
+async def test_without_a_bridge_a_q35_guest_takes_no_conventional_function(rig: Rig) -> None:
+    for name in ("pci_0000_03_01_0", "pci_0000_03_02_0", "pci_0000_03_03_0"):
+        await rig.sim.hypervisor.nodedev_detach(name)
+    with pytest.raises(HypervisorError, match="No more available PCI slots"):
+        await rig.attach(BRIEF, "conventional", E1000)
+
+
+async def test_a_configuration_grows_ports_as_libvirt_does(rig: Rig) -> None:
+    for number in range(7):
+        source = PciAddress(1, 0, number, 0)
+        await rig.sim.hypervisor.attach(SPARE, HostdevSpec(f"ua-{number}", source, managed=True), Target.CONFIG)
+    places = [entry.guest_address for entry in (await rig.config(SPARE)).values()]
+    assert len(set(places)) == 7
+    assert None not in places

@@ -18,7 +18,7 @@ from hostdevd.core.ports import (
     NoSuchObject,
     Target,
 )
-from unit.sim.rig import ALPHA, DEAF, NIC, STUBBORN, Rig, settle
+from unit.sim.rig import ALPHA, DEAF, NIC, STUBBORN, Rig, by_alias, settle
 
 
 async def test_detach_returns_before_the_device_has_left(rig: Rig) -> None:

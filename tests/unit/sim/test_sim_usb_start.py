@@ -6,7 +6,7 @@ import pytest
 
 from hostdevd.core.addresses import UsbAddress, UsbProduct
 from hostdevd.core.ports import HostdevSpec, HypervisorError, NodeDeviceChanged, Target
-from unit.sim.rig import SPARE, Rig, settle
+from unit.sim.rig import SPARE, Rig, by_alias, settle
 
 STICK = UsbProduct(0x781, 0x5567)
 
