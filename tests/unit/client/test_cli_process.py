@@ -22,6 +22,7 @@ from unit.client.fake_server import FakeHostdevd, Refused, error_info
 from unit.client.test_watch import batch, bookmark, script, silent, snapshot
 
 HOSTDEVCTL = [sys.executable, "-m", "hostdev.cli"]
+CTRL_C = b"\x03"
 CLIENTS = Path(__file__).parents[3] / "clients" / "python"
 
 
@@ -37,7 +38,7 @@ def environment(server: FakeHostdevd) -> dict[str, str]:
 
 
 def on_a_terminal(argv: list[str], environment: dict[str, str], typed: bytes = b"") -> tuple[int, str]:
-    """Exit status and all that the terminal shows; `typed` is sent when a question stands there."""
+    """Exit status and all that the terminal shows; `typed`, or Ctrl-C, comes when a question stands there."""
     master, slave = pty.openpty()
     process = subprocess.Popen([*HOSTDEVCTL, *argv], env=environment, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
@@ -52,7 +53,10 @@ def on_a_terminal(argv: list[str], environment: dict[str, str], typed: bytes = b
             break
         shown += chunk
         if typed and b"[y/N]" in shown:
-            os.write(master, typed)
+            if typed == CTRL_C:  # this terminal controls no process that it could signal
+                process.send_signal(signal.SIGINT)
+            else:
+                os.write(master, typed)
             typed = b""
     os.close(master)
     return process.wait(10), shown.decode()
@@ -73,7 +77,7 @@ def test_the_question_shows_the_group_and_takes_yes(server: FakeHostdevd, enviro
     assert [request.validate_only for request in server.asked(service_pb2.AttachRequest)] == [True, False]
 
 
-@pytest.mark.parametrize(("typed", "expected"), [(b"\n", 1), (b"n\n", 1), (b"\x03", 130)])
+@pytest.mark.parametrize(("typed", "expected"), [(b"\n", 1), (b"n\n", 1), (CTRL_C, 130)])
 def test_the_question_takes_no(server: FakeHostdevd, environment: dict[str, str], typed: bytes, expected: int) -> None:
     status, _ = on_a_terminal(["attach", "web", GPU], environment, typed)
     assert status == expected

@@ -42,7 +42,7 @@ def assignments(
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="Only with this device.")] = "",
     states: Annotated[list[State] | None, typer.Option("--state", help="Only in this state; may be repeated.")] = None,
 ) -> None:
-    """List assignments, those closed within 30 days included."""
+    """List assignments. Those closed within 30 days are included."""
     session = session_of(context)
     found = list(session.client.list_assignments(vm=vm, device=device, states=[wanted.wire for wanted in states or ()]))
     session.printer.resources(
@@ -71,7 +71,7 @@ def forget(
     context: typer.Context,
     assignment: Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="The assignment's name.")],
 ) -> None:
-    """Remove the record of an assignment that holds nothing any more."""
+    """Remove an assignment's record. The assignment must not hold anything any more."""
     session = session_of(context)
     record = session.client.forget_assignment(assignment)
     session.printer.resource(record, record.name, f"forgotten: {record.name}", *record_views(record))

@@ -39,7 +39,7 @@ def plan(
     group_policy: PolicyOption = GroupPolicy.WHOLE_GROUP,
     scope: ScopeOption = Scope.AUTO,
 ) -> None:
-    """Show what attaching would do, and what stands in the way (then the exit status is 1)."""
+    """Show what attaching would do. With something in the way the exit status is 1."""
     session = session_of(context)
     planned = session.client.attach(
         vm, device, group_policy=group_policy.wire, scope=scope.wire, validate_only=True
@@ -66,7 +66,7 @@ def attach(
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the rest of the group without asking.")] = False,
 ) -> None:
-    """Give a device to a VM; asks first when more than the device is taken from the host."""
+    """Give a device to a VM. Asks first when more than the device is taken from the host."""
     session = session_of(context)
     again = f"hostdevctl attach {shlex.quote(vm)} {shlex.quote(device)} --request-id "
     if request_id and (begun := _begun(session, request_id, vm, device)) is not None:

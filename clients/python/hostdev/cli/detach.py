@@ -29,7 +29,7 @@ def detach(
     scope: ScopeOption = Scope.AUTO,
     wait_s: WaitOption = DEFAULT_WAIT_S,
 ) -> None:
-    """Take back what was attached together; waits for the guest to let go."""
+    """Take back what was attached together. Waits for the guest to let go."""
     session = session_of(context)
     what = f"{first} to release {device}" if device else f"assignment {first} to end"
     again = f"hostdevctl detach {shlex.join([one for one in (first, device) if one])}"

@@ -81,7 +81,7 @@ def eligible(
     available: Annotated[bool, typer.Option("--available", help="Only what no VM holds.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also what is not eligible, with the reasons.")] = False,
 ) -> None:
-    """List the devices that can be assigned, and what the host would lose with each."""
+    """List what can be assigned. Also tells what the host would lose with each device."""
     session = session_of(context)
     found = list(
         session.client.list_eligible(

@@ -44,7 +44,7 @@ def groups(
     parent: Parent = "",
     affected_by: AffectedBy = "",
 ) -> None:
-    """List the groups of devices that can only be taken together; options select by their members."""
+    """List what can only be taken together. Options select groups by their members."""
     session = session_of(context)
     wanted = device_filter(types, ids, classes, drivers, iommu_groups, numa_nodes, parent, affected_by)
     found = list(session.client.list_groups(wanted))
@@ -63,7 +63,7 @@ def group(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="GROUP|DEVICE", help="A group's uid, or a device in the group.")],
 ) -> None:
-    """Show one group: members, drivers, holders, what the host uses."""
+    """Show one group. Members, drivers, holders, what the host uses, what stands in the way."""
     session = session_of(context)
     shown = group_by_any_name(session.client, name)
     if session.output is not Output.TABLE:

@@ -23,7 +23,7 @@ def holders(
     vms: Annotated[list[str] | None, typer.Option("--vm", metavar="VM", help="Only this VM: name or UUID.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Go on with every change; see `watch holders`.")] = False,
 ) -> None:
-    """List which VMs, running or not, hold which devices, whoever attached them."""
+    """List which VMs hold which devices. Running or not, whoever attached them."""
     session = session_of(context)
     if follow:
         watch.follow_holders(session, devices or (), vms or ())

@@ -49,7 +49,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
         box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=any(headers), show_edge=False
     )
     for index in shown:
-        drawn.add_column(headers[index], overflow="fold")
+        # Whatever else has to fold on a narrow terminal, names stay whole: they are copied.
+        drawn.add_column(headers[index], overflow="fold", no_wrap=index == 0)
     for row in cells:
         drawn.add_row(*(row[index] for index in shown))
     return drawn

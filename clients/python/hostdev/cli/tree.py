@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def tree(context: typer.Context) -> None:
-    """Draw the device tree: groups, drivers, holders, what the host uses, what can be assigned."""
+    """Draw the device tree. Shows groups, drivers, holders, what the host uses and what can be assigned."""
     session = session_of(context)
     found = list(session.client.list_devices())
     session.printer.resources(found, (one.name for one in found), Stack(*_draw(found)), "no devices")

@@ -44,7 +44,7 @@ IntervalOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     watching = typer.Typer(
-        invoke_without_command=True, help="Follow every change as it comes: of holders, unless said otherwise."
+        invoke_without_command=True, help="Follow every change as it comes. Without a command: of the holders."
     )
     watching.callback()(watch)
     watching.command("holders")(holders)

@@ -24,7 +24,7 @@ def why(
         str, typer.Argument(metavar="DEVICE", help="libvirt's name of the device, or its uid; a group's uid, too.")
     ],
 ) -> None:
-    """Tell why a device cannot be assigned, with what to do; or that it can; or who has it."""
+    """Tell why a device cannot be assigned. All reasons, with what to do; or who has it; or that it can be."""
     session = session_of(context)
     try:
         device = session.client.get_device(name)
