@@ -85,8 +85,8 @@ class Failure:
 class AssignedDevice:
     """One device of an assignment.
 
-    `alias` is the user alias of its entries. `original_driver` was bound before (None: no driver, or not
-    known because another tool attached it). `ours` says that hostdevd gives it back: false for a device
+    `alias` is the user alias of its entries. `original_driver` was bound before (None: no driver; not
+    `driver_known`: another tool attached it). `ours` says that hostdevd gives it back: false for a device
     that was found on a VFIO driver, which its operator had bound.
     """
 
@@ -97,11 +97,16 @@ class AssignedDevice:
     original_driver: str | None = None
     ours: bool = True
     type: str = "pci"
+    driver_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One assignment; frozen, every change makes another one."""
+    """One assignment; frozen, every change makes another one.
+
+    `live` and `config` tell where the VM is known to hold it; `pending_live` and `pending_config` what the
+    operation in flight adds (ATTACHING), undoes (ROLLING_BACK) or takes away (DETACHING).
+    """
 
     name: str
     vm: Vm
@@ -118,6 +123,8 @@ class Assignment:
     failure: Failure | None = None
     created_by: str = ""
     boot_id: str = ""
+    pending_live: bool = False
+    pending_config: bool = False
 
     def to(self, state: AssignmentState, now: datetime) -> Assignment:
         """The same in another state; AssertionError for a step that the table does not have."""

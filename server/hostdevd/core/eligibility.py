@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
 from hostdevd.core.model import HostUse, NodeDevice, PciFacts, Reason
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
+
+_MASS_STORAGE = 0x01
+_NETWORK = 0x02
 
 ASSIGNABLE = frozenset({"pci", "usb_device", "scsi", "mdev"})
 
@@ -193,11 +197,17 @@ def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
 
 
 def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if device.facts is None:
+        yield Reason(
+            "HOST_USE_UNKNOWN",
+            device.name,
+            f"libvirt's description of {device.name} has no usable address",
+            "see the device's conditions, and update libvirt",
+        )
     if not around.unknown:
         return
     types = {device.type, *(child.type for child in around.graph.descendants(device.name))}
-    if device.type == "scsi":
-        types.add("storage")
+    types.update(_carries(device))
     for kind, message in around.unknown:
         if kind in types or kind == "pci":
             yield Reason(
@@ -206,6 +216,18 @@ def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reas
                 f"whether the host uses {device.name} could not be read: {message}",
                 "see the check HOST_USES of `hostdevctl host`; the policy file may accept the risk",
             )
+
+
+def _carries(device: NodeDevice) -> Iterator[str]:
+    """What stands on a device whether libvirt lists it or not: a disk on a controller, an interface on a NIC."""
+    if device.type == "scsi":
+        yield "storage"
+    if isinstance(device.facts, PciFacts) and device.facts.class_code is not None:
+        base = device.facts.class_code >> 16
+        if base == _MASS_STORAGE:
+            yield "storage"
+        elif base == _NETWORK:
+            yield "net"
 
 
 def _group_member_ineligible(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
@@ -220,6 +242,21 @@ def _group_member_ineligible(around: Surroundings, device: NodeDevice) -> Iterat
                 f"{mate.name}, in the same IOMMU group {iommu_group_of(device)}, cannot be assigned: {own[0].message}",
                 own[0].remedy,
             )
+    for address in _unlisted_mates(around, device):
+        yield Reason(
+            "GROUP_MEMBER_INELIGIBLE",
+            str(address),
+            f"{address} is in the same IOMMU group {iommu_group_of(device)}, but libvirt lists no device there",
+            "see libvirt's log: it could not describe that function",
+        )
+
+
+def _unlisted_mates(around: Surroundings, device: NodeDevice) -> Iterator[PciAddress]:
+    """Members of the group that the kernel knows and libvirt does not list: whether they may go is not known."""
+    facts = device.facts
+    for address in facts.iommu_addresses if isinstance(facts, PciFacts) else ():
+        if not around.graph.at(address):
+            yield address
 
 
 def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:

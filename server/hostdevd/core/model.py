@@ -45,7 +45,8 @@ class PciFacts:
     """What the rules need of a PCI function.
 
     `class_code` has 24 bits (0x020000 is an Ethernet controller); `header_type` is libvirt's text
-    (`endpoint`, `pci-bridge`, `cardbus-bridge`) or None where it is not told; `express` says whether the
+    (`endpoint`, `pci-bridge`, `cardbus-bridge`) or None where it is not told; `iommu_addresses` are the
+    group's members as the kernel lists them; `express` says whether the
     function has a PCI Express capability, so which kind of guest slot takes it.
     """
 
@@ -54,6 +55,7 @@ class PciFacts:
     vendor_id: int
     product_id: int
     iommu_group: int | None = None
+    iommu_addresses: tuple[PciAddress, ...] = ()
     header_type: str | None = None
     express: bool = False
     phys_function: PciAddress | None = None
@@ -134,6 +136,8 @@ class NodeDevice:
     description: str = ""
     numa_node: int | None = None
     conditions: tuple[DeviceCondition, ...] = ()
+    main_devnode: str | None = None
+    other_capabilities: tuple[tuple[str, str], ...] = ()
 
 
 # --- eligibility -------------------------------------------------------------------------------------

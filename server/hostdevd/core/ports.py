@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import Check, Domain, HostUses, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, NodeDevice
 
 # --- events ------------------------------------------------------------------------------------------
 
@@ -195,8 +195,11 @@ class HypervisorPort(Protocol):
     async def attach(self, uuid: str, spec: HostdevSpec, target: Target) -> None:
         """Add a hostdev to one definition of a domain; returns when libvirt has done it."""
 
-    async def detach(self, uuid: str, alias: str, target: Target) -> None:
-        """Ask for removal by alias. CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows."""
+    async def detach(self, uuid: str, entry: DomainEntry, target: Target) -> None:
+        """Ask for an entry's removal, by its alias, or by its source where it has none (config only).
+
+        CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
+        """
 
 
 # --- the host ----------------------------------------------------------------------------------------
@@ -207,9 +210,10 @@ class IdentityFacts:
     """What sysfs tells of who a device is, beyond libvirt's XML; empty text where there is nothing.
 
     PCI: `root` (ACPI path of the host bridge, else domain and root bus) and `path` (slot.function below
-    it, `1c.0/0.0`). USB: `root` (sysfs path of the controller's PCI function), `path` (port path `2.1`),
-    `serial`, `interfaces` (classes, `08,03`). SCSI: `wwid`, `serial`, `path` (the target's path without
-    the host's number). PCI also `subsystem` (`1af4:1100`).
+    it, `1c.0/0.0`). USB: `root` (root and path of the controller's PCI function, joined by a slash: its
+    sysfs path would move with the bus numbers), `path` (port path `2.1`), `serial`, `interfaces` (classes,
+    `08,03`). SCSI: `wwid`, `serial`, `path` (the target's path without the host's number). PCI also
+    `subsystem` (`1af4:1100`).
     """
 
     root: str = ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hostdevd.core import eligibility as rules
-from hostdevd.core.addresses import NetworkName, PciAddress, UsbAddress, UsbProduct
+from hostdevd.core.addresses import PciAddress, UsbAddress, UsbProduct
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid, member_role
@@ -439,8 +439,3 @@ def names_twin(graph: DeviceGraph, source: UsbAddress) -> bool:
         if vendor is not None and product is not None:
             return len(graph.at(UsbProduct(vendor, product))) > 1
     return False
-
-
-def pool_entry(entry_source: object) -> bool:
-    """Whether a domain's entry names a network pool, not a device."""
-    return isinstance(entry_source, NetworkName)

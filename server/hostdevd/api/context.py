@@ -1,0 +1,43 @@
+"""What every handler has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from hostdevd.api.pages import Pages
+from hostdevd.api.render import Renderer
+from hostdevd.api.requests import check_host
+from hostdevd.api.watch import Hub
+from hostdevd.core.engine import Engine
+from hostdevd.core.model import Check
+from hostdevd.core.store import Store
+from hostdevd.core.sync import Sync
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The core's parts and the API's own, put together by `app.py`."""
+
+    store: Store
+    sync: Sync
+    engine: Engine
+    pages: Pages
+    renderer: Renderer
+    hub: Hub
+    checks: Callable[[], Awaitable[Sequence[Check]]]
+
+    def begin_read(self, host: str) -> None:
+        """The start of every read: the right host, and something to answer from."""
+        check_host(host, self.sync.info)
+        if not self.sync.first_sync:
+            self.sync.require()
+
+
+def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Who calls, as far as the listener tells: the local socket, or loopback."""
+    peer: str = context.peer() or ""
+    return "unix" if peer.startswith("unix:") else "loopback"

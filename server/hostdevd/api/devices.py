@@ -1,0 +1,135 @@
+"""GetHost, ListDevices, GetDevice, ListEligible and WatchDevices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from hostdev.v1 import service_pb2
+from hostdevd import __version__
+from hostdevd.api import render
+from hostdevd.api.context import Context
+from hostdevd.api.filters import Matches, device_filter
+from hostdevd.api.requests import check_host, text
+from hostdevd.api.tokens import resume_token
+from hostdevd.api.watch import Kind, watch
+from hostdevd.core.groups import affected
+from hostdevd.core.history import Delta
+from hostdevd.core.model import HypervisorInfo
+from hostdevd.core.planner import find_device
+from hostdevd.core.views import DeviceView
+
+Rpc = grpc.aio.ServicerContext[Any, Any]
+
+_NOBODY = HypervisorInfo("", "", "", "", "", "")
+
+
+class DeviceRpcs:
+    """The calls about devices."""
+
+    _ctx: Context
+
+    async def GetHost(self, request: service_pb2.GetHostRequest, context: Rpc) -> service_pb2.GetHostResponse:  # noqa: N802, ARG002
+        """Answer also while libvirt is away: that is when it is asked."""
+        ctx = self._ctx
+        check_host(request.host, ctx.sync.info)
+        checks = await ctx.checks()
+        info = ctx.sync.info or _NOBODY
+        return service_pb2.GetHostResponse(host=render.host(info, __version__, ctx.sync.synced_time, checks))
+
+    async def ListDevices(  # noqa: N802
+        self,
+        request: service_pb2.ListDevicesRequest,
+        context: Rpc,  # noqa: ARG002
+    ) -> service_pb2.ListDevicesResponse:
+        """All devices of one revision, by name."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        matches = device_filter(ctx.store, request.filter)
+        page = ctx.pages.page(request, ctx.store.revision, lambda: self._select(matches), ctx.renderer.device)
+        return service_pb2.ListDevicesResponse(
+            devices=page.items,
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+            resume_token=resume_token(ctx.store, page.revision),
+        )
+
+    async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> service_pb2.GetDeviceResponse:  # noqa: N802, ARG002
+        """One device by libvirt name or uid."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        node = find_device(ctx.store, text("device", request.device, required=True))
+        return service_pb2.GetDeviceResponse(device=ctx.renderer.device(ctx.store.devices[node.name]))
+
+    async def ListEligible(  # noqa: N802
+        self,
+        request: service_pb2.ListEligibleRequest,
+        context: Rpc,  # noqa: ARG002
+    ) -> service_pb2.ListEligibleResponse:
+        """The devices that may be assigned, each with what goes with it; on request the others too, with why not."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        fits = device_filter(ctx.store, request.filter)
+
+        def matches(view: DeviceView) -> bool:
+            if not request.include_ineligible and not view.eligibility.eligible:
+                return False
+            return fits(view) and (view.eligibility.available or not request.available_only)
+
+        page = ctx.pages.page(request, ctx.store.revision, lambda: self._select(matches), self._eligible)
+        return service_pb2.ListEligibleResponse(
+            eligible_devices=page.items,
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+            resume_token=resume_token(ctx.store, page.revision),
+        )
+
+    async def WatchDevices(self, request: service_pb2.WatchDevicesRequest, context: Rpc) -> None:  # noqa: N802
+        """The devices and their changes."""
+        ctx = self._ctx
+        check_host(request.host, ctx.sync.info)
+        matches = device_filter(ctx.store, request.filter, strict=False)
+        await watch(ctx.hub, self._device_kind(), matches, request, context)
+
+    def _select(self, matches: Matches) -> Sequence[DeviceView]:
+        devices = self._ctx.store.devices
+        return [devices[name] for name in sorted(devices) if matches(devices[name])]
+
+    def _eligible(self, view: DeviceView) -> service_pb2.EligibleDevice:
+        ctx = self._ctx
+        gone = view.node.name not in ctx.store.graph
+        items = () if gone else affected(ctx.store.graph, view.node)
+        return service_pb2.EligibleDevice(device=ctx.renderer.device(view), affected=ctx.renderer.affected(items))
+
+    def _device_kind(self) -> Kind[DeviceView]:
+        ctx = self._ctx
+
+        def change(delta: Delta[DeviceView]) -> service_pb2.DeviceChange:
+            return service_pb2.DeviceChange(
+                kind=change_kind(removed=delta.removed),
+                device=ctx.renderer.device(delta.item),
+                source=change_source(delta.source),
+                time=render.timestamp(delta.time),
+            )
+
+        return Kind(
+            history=lambda: ctx.store.device_history,
+            current=lambda: self._select(lambda _: True),
+            response=service_pb2.WatchDevicesResponse,
+            snapshot=lambda items: service_pb2.WatchDevicesResponse.Snapshot(devices=items),  # type: ignore[arg-type]
+            batch=lambda items: service_pb2.WatchDevicesResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]
+            item=ctx.renderer.device,
+            change=change,
+        )
+
+
+def change_kind(*, removed: bool) -> Any:
+    """UPSERT or REMOVE."""
+    return service_pb2.ChangeKind.Value(f"CHANGE_KIND_{'REMOVE' if removed else 'UPSERT'}")
+
+
+def change_source(source: str) -> Any:
+    """Who noticed a change."""
+    return service_pb2.ChangeSource.Value(f"CHANGE_SOURCE_{source}")

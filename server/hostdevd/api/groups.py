@@ -1,0 +1,63 @@
+"""ListGroups and GetGroup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+
+from hostdev.v1 import service_pb2
+from hostdevd.api.context import Context
+from hostdevd.api.filters import device_filter
+from hostdevd.api.requests import text
+from hostdevd.api.tokens import resume_token
+from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.planner import find_device
+from hostdevd.core.views import GroupView
+
+Rpc = grpc.aio.ServicerContext[Any, Any]
+
+
+class GroupRpcs:
+    """The calls about IOMMU groups."""
+
+    _ctx: Context
+
+    async def ListGroups(self, request: service_pb2.ListGroupsRequest, context: Rpc) -> service_pb2.ListGroupsResponse:  # noqa: N802, ARG002
+        """The groups of which a member matches the filter, by the kernel's number."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        matches = device_filter(ctx.store, request.filter)
+
+        def select() -> list[GroupView]:
+            found = [
+                group
+                for group in ctx.store.groups.values()
+                if any(matches(ctx.store.devices[member.name]) for member in group.members)
+            ]
+            return sorted(found, key=lambda group: group.iommu_group)
+
+        page = ctx.pages.page(request, ctx.store.revision, select, ctx.renderer.group)
+        return service_pb2.ListGroupsResponse(
+            groups=page.items,
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+            resume_token=resume_token(ctx.store, page.revision),
+        )
+
+    async def GetGroup(self, request: service_pb2.GetGroupRequest, context: Rpc) -> service_pb2.GetGroupResponse:  # noqa: N802, ARG002
+        """One group, by its uid or by a device in it."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        uid, device = text("group", request.group), text("device", request.device)
+        if bool(uid) == bool(device):
+            raise invalid_field("group", "give either group or device")
+        if uid:
+            group = ctx.store.groups.get(uid)
+            wanted, text_ = uid, f"there is no group {uid}"
+        else:
+            group = ctx.store.group_of(find_device(ctx.store, device))
+            wanted, text_ = device, f"{device} is in no IOMMU group"
+        if group is None:
+            raise HostdevError("GROUP_NOT_FOUND", text_, metadata={"group": wanted}, resource=("group", wanted))
+        return service_pb2.GetGroupResponse(group=ctx.renderer.group(group))

@@ -1,0 +1,89 @@
+"""ListHolders and WatchHolders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+
+from hostdev.v1 import service_pb2
+from hostdevd.api import render
+from hostdevd.api.context import Context
+from hostdevd.api.devices import change_kind, change_source
+from hostdevd.api.requests import check_host, texts
+from hostdevd.api.tokens import resume_token
+from hostdevd.api.watch import Kind, watch
+from hostdevd.core.history import Delta
+from hostdevd.core.model import Holder
+
+Rpc = grpc.aio.ServicerContext[Any, Any]
+
+
+class HolderRpcs:
+    """The calls about who holds what."""
+
+    _ctx: Context
+
+    async def ListHolders(  # noqa: N802
+        self,
+        request: service_pb2.ListHoldersRequest,
+        context: Rpc,  # noqa: ARG002
+    ) -> service_pb2.ListHoldersResponse:
+        """The VMs that hold devices, running or not."""
+        ctx = self._ctx
+        ctx.begin_read(request.host)
+        matches = _filter(request)
+
+        def select() -> list[Holder]:
+            found = [holder for holder in ctx.store.holders.values() if matches(holder)]
+            return sorted(found, key=lambda holder: (holder.vm.name, holder.device))
+
+        page = ctx.pages.page(request, ctx.store.revision, select, ctx.renderer.holder)
+        return service_pb2.ListHoldersResponse(
+            holders=page.items,
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+            resume_token=resume_token(ctx.store, page.revision),
+        )
+
+    async def WatchHolders(self, request: service_pb2.WatchHoldersRequest, context: Rpc) -> None:  # noqa: N802
+        """The holders and their changes."""
+        ctx = self._ctx
+        check_host(request.host, ctx.sync.info)
+        await watch(ctx.hub, self._holder_kind(), _filter(request), request, context)
+
+    def _holder_kind(self) -> Kind[Holder]:
+        ctx = self._ctx
+
+        def change(delta: Delta[Holder]) -> service_pb2.HolderChange:
+            return service_pb2.HolderChange(
+                kind=change_kind(removed=delta.removed),
+                holder=ctx.renderer.holder(delta.item),
+                source=change_source(delta.source),
+                time=render.timestamp(delta.time),
+            )
+
+        return Kind(
+            history=lambda: ctx.store.holder_history,
+            current=lambda: tuple(ctx.store.holders.values()),
+            response=service_pb2.WatchHoldersResponse,
+            snapshot=lambda items: service_pb2.WatchHoldersResponse.Snapshot(holders=items),  # type: ignore[arg-type]
+            batch=lambda items: service_pb2.WatchHoldersResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]
+            item=ctx.renderer.holder,
+            change=change,
+        )
+
+
+def _filter(request: Any) -> Callable[[Holder], bool]:
+    """Devices by name or uid, VMs by name or UUID; what nobody has matches nothing yet."""
+    devices = frozenset(texts("devices", request.devices))
+    vms = frozenset(texts("vms", request.vms))
+    uuids = frozenset(vm.lower() for vm in vms)
+
+    def matches(holder: Holder) -> bool:
+        if devices and holder.device not in devices and holder.uid not in devices:
+            return False
+        return not vms or holder.vm.name in vms or holder.vm.uuid in uuids
+
+    return matches

@@ -1,0 +1,134 @@
+"""Pages of a list: all from one revision and one set of arguments (api.md, "Conventions")."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from hostdevd.core.errors import HostdevError, invalid_field
+
+M = TypeVar("M", bound=Message)
+
+DEFAULT_PAGE_SIZE = 500
+MAX_PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+TOKEN_LIFE_S = 300.0
+MAX_LISTS = 256
+_TOKEN = struct.Struct("!8sQQ16s")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[M]):
+    """One page, ready to be sent."""
+
+    items: list[M]
+    next_page_token: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    items: Sequence[Any]
+    revision: int
+    expires: float
+
+
+class Pages:
+    """The lists that somebody is in the middle of; they hold references to views, not copies."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._instance = secrets.token_bytes(8)
+        self._lists: OrderedDict[int, _List] = OrderedDict()
+        self._next_id = 1
+
+    def page(
+        self,
+        request: Any,
+        revision: int,
+        select: Callable[[], Sequence[Any]],
+        render: Callable[[Any], M],
+    ) -> Page[M]:
+        """The page that a list request asks for; `select` is called for the first page only."""
+        size = _size(request.page_size)
+        arguments = _arguments(request)
+        if request.page_token:
+            list_id, offset = self._read_token(request.page_token, arguments)
+            known = self._lists.get(list_id)
+            if known is None or known.expires < self._now():
+                raise HostdevError(
+                    "REVISION_COMPACTED",
+                    "the page token is too old; list again from the start",
+                    metadata={"page_token_life_s": str(int(TOKEN_LIFE_S))},
+                )
+        else:
+            list_id, offset = 0, 0
+            known = _List(select(), revision, self._now() + TOKEN_LIFE_S)
+        items: list[M] = []
+        used = 0
+        for item in known.items[offset : offset + size]:
+            message = render(item)
+            used += message.ByteSize() + 8
+            if items and used > MAX_PAGE_BYTES:
+                break
+            items.append(message)
+        end = offset + len(items)
+        if end >= len(known.items):
+            return Page(items, "", known.revision)
+        if not list_id:
+            list_id = self._keep(known)
+        return Page(items, self._token(list_id, end, arguments), known.revision)
+
+    def _keep(self, known: _List) -> int:
+        list_id = self._next_id
+        self._next_id += 1
+        self._lists[list_id] = known
+        now = self._now()
+        while self._lists:
+            oldest = next(iter(self._lists))
+            if self._lists[oldest].expires >= now and len(self._lists) <= MAX_LISTS:
+                break
+            del self._lists[oldest]
+        return list_id
+
+    def _token(self, list_id: int, offset: int, arguments: bytes) -> str:
+        return base64.urlsafe_b64encode(_TOKEN.pack(self._instance, list_id, offset, arguments)).decode().rstrip("=")
+
+    def _read_token(self, token: str, arguments: bytes) -> tuple[int, int]:
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            instance, list_id, offset, told = _TOKEN.unpack(raw)
+        except (binascii.Error, struct.error, ValueError):
+            raise HostdevError(
+                "INVALID_PAGE_TOKEN", "page_token is not one of this service's", metadata={"field": "page_token"}
+            ) from None
+        if told != arguments:
+            raise HostdevError(
+                "INVALID_PAGE_TOKEN", "page_token belongs to other arguments", metadata={"field": "page_token"}
+            )
+        return (list_id if instance == self._instance else -1), offset
+
+
+def _size(given: int) -> int:
+    if given < 0:
+        raise invalid_field("page_size", "must not be negative")
+    return min(given or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def _arguments(request: Any) -> bytes:
+    """What must stay the same from page to page: the request without its page fields."""
+    same = type(request)()
+    same.CopyFrom(request)
+    same.ClearField("page_size")
+    same.ClearField("page_token")
+    content = same.SerializeToString(deterministic=True)
+    return hashlib.sha256(type(request).__name__.encode() + content).digest()[:16]

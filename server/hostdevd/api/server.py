@@ -1,0 +1,59 @@
+"""The gRPC server: its options, interceptors, services, health and reflection, assembled in one place."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from hostdev.v1 import service_pb2, service_pb2_grpc
+from hostdevd.api.context import Context
+from hostdevd.api.interceptors import ErrorSeam
+from hostdevd.api.service import HostDeviceAdminService, HostDeviceService
+
+MAX_REQUEST_BYTES = 1024 * 1024
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # else a second server shares the port in silence
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+SERVICES = tuple(
+    service_pb2.DESCRIPTOR.services_by_name[name].full_name for name in sorted(service_pb2.DESCRIPTOR.services_by_name)
+)
+
+
+class Health:
+    """`grpc.health.v1` for both services and the whole server ("")."""
+
+    def __init__(self) -> None:
+        self.servicer = HealthServicer()
+
+    async def set(self, *, serving: bool) -> None:
+        """Say whether calls are answered as they should be."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *SERVICES):
+            await self.servicer.set(service, status)
+
+    async def shutdown(self) -> None:
+        """NOT_SERVING from now on, whatever is set later."""
+        await self.servicer.enter_graceful_shutdown()
+
+
+def build_server(context: Context, health: Health, *, with_reflection: bool) -> grpc.aio.Server:
+    """A server with everything but its addresses."""
+    server = grpc.aio.server(interceptors=(ErrorSeam(),), options=OPTIONS)
+    service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
+    service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    if with_reflection:
+        names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server

@@ -1,0 +1,272 @@
+"""Streams of changes that can be resumed (api.md, "Watches"), the same for holders and devices.
+
+A watcher is a position in the history. It is woken by commits, merges what lies behind it and sends that
+as one batch, at most one in 100 ms: while a write is stuck nothing is queued, later changes coalesce in
+the history that all watchers share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from hostdev.v1 import service_pb2
+from hostdevd.api.render import timestamp
+from hostdevd.api.requests import duration_s, text
+from hostdevd.api.tokens import read_token, resume_token
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.history import Batch, Delta, History, merge
+from hostdevd.core.store import Store
+from hostdevd.core.sync import Sync
+
+T = TypeVar("T")
+
+DEFAULT_BOOKMARK_S = 15.0
+BATCH_INTERVAL_S = 0.1
+WRITE_LIMIT_S = 30.0
+MESSAGE_BYTES = 1024 * 1024
+MAX_WATCHERS = 4096
+
+
+class Hub:
+    """Wakes watchers on commits, counts them, and drains them at shutdown."""
+
+    def __init__(self, store: Store, sync: Sync, *, max_watchers: int = MAX_WATCHERS) -> None:
+        self.store = store
+        self.sync = sync
+        self.draining = False
+        self._max = max_watchers
+        self._events: set[asyncio.Event] = set()
+        self._empty = asyncio.Event()
+        store.on_commit.append(self._wake)
+
+    @property
+    def watchers(self) -> int:
+        """How many streams are open."""
+        return len(self._events)
+
+    def join(self) -> asyncio.Event:
+        """A new watcher's event; `TOO_MANY_WATCHERS` beyond the limit."""
+        if self.draining:
+            raise _shutting_down()
+        if len(self._events) >= self._max:
+            raise HostdevError(
+                "TOO_MANY_WATCHERS",
+                f"there are {self._max} watchers already",
+                metadata={"limit": str(self._max)},
+                retry_after_s=10.0,
+            )
+        event = asyncio.Event()
+        self._events.add(event)
+        self._empty.clear()
+        return event
+
+    def leave(self, event: asyncio.Event) -> None:
+        """A watcher is gone."""
+        self._events.discard(event)
+        if not self._events:
+            self._empty.set()
+
+    async def drain(self, limit_s: float = 2.0) -> None:
+        """Have every watcher send a last bookmark and end; wait for them a little."""
+        self.draining = True
+        self._wake(0)
+        if self._events:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), limit_s)
+
+    def _wake(self, _: int) -> None:
+        for event in self._events:
+            event.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What differs between a watch of holders and one of devices."""
+
+    history: Callable[[], History[T]]
+    current: Callable[[], Sequence[T]]
+    response: Callable[..., Any]
+    snapshot: Callable[[list[Message]], Any]
+    batch: Callable[[list[Message]], Any]
+    item: Callable[[T], Message]
+    change: Callable[[Delta[T]], Message]
+
+
+async def watch(
+    hub: Hub,
+    kind: Kind[T],
+    matches: Callable[[T], bool],
+    request: Any,
+    context: grpc.aio.ServicerContext[Any, Any],
+) -> None:
+    """Serve one stream until it ends by an error: the client's going, a stuck write, or shutdown."""
+    interval = _interval(request)
+    start = _Start(hub.store, text("resume_token", request.resume_token))
+    if not hub.sync.first_sync:
+        hub.sync.require()
+    woken = hub.join()
+    stream = _Stream(hub, kind, matches, context, interval)
+    try:
+        await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
+        await stream.follow(woken)
+    finally:
+        hub.leave(woken)
+
+
+class _Start:
+    """Where a stream starts: at a position, or (`reset` tells why) with a snapshot."""
+
+    def __init__(self, store: Store, token: str) -> None:
+        self.revision: int | None = None
+        self.reset: str | None = None
+        if not token:
+            return
+        position = read_token(token)
+        if position.epoch != store.epoch:
+            self.reset = "NEW_EPOCH"
+        elif position.revision > store.revision:
+            self.reset = "TOKEN_AHEAD"
+        else:
+            self.revision = position.revision
+
+
+class _Stream(Generic[T]):
+    def __init__(
+        self,
+        hub: Hub,
+        kind: Kind[T],
+        matches: Callable[[T], bool],
+        context: grpc.aio.ServicerContext[Any, Any],
+        interval_s: float,
+    ) -> None:
+        self._hub = hub
+        self._kind = kind
+        self._matches = matches
+        self._context = context
+        self._interval_s = interval_s
+        self._position = 0
+
+    async def begin(self, start: _Start, *, changes_only: bool) -> None:
+        """Bring the client to a position: its own, now, or by a snapshot."""
+        if start.revision is not None and start.revision < self._kind.history().oldest:
+            start.reset = "TOKEN_TOO_OLD"
+        if start.reset is not None:
+            await self._reset(start.reset)
+        elif start.revision is not None:
+            self._position = start.revision
+        elif changes_only:
+            self._position = self._hub.store.revision
+            await self._bookmark()
+        else:
+            await self._snapshot()
+
+    async def follow(self, woken: asyncio.Event) -> None:
+        """Send what changes, and bookmarks, for as long as the stream lives."""
+        loop = asyncio.get_running_loop()
+        next_bookmark = loop.time() + self._jittered()
+        next_batch = 0.0
+        while True:
+            woken.clear()  # before looking: a commit from here on is not missed
+            if self._hub.draining:
+                await self._bookmark()
+                raise _shutting_down()
+            now = loop.time()
+            pending = self._hub.store.revision > self._position
+            if pending and now >= next_batch:
+                if await self._changes():
+                    next_batch = loop.time() + BATCH_INTERVAL_S
+            elif now >= next_bookmark:
+                await self._bookmark()
+                next_bookmark = loop.time() + self._jittered()
+            elif pending:
+                await asyncio.sleep(min(next_batch, next_bookmark) - now)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), next_bookmark - now)
+
+    async def _changes(self) -> bool:
+        """Send what lies behind the client's position; False when none of it is for this filter."""
+        history = self._kind.history()
+        if self._position < history.oldest:
+            await self._reset("HISTORY_LOST")
+            return True
+        batches: list[Batch[T]] = history.since(self._position)
+        revision = self._hub.store.revision
+        deltas = merge(batches, self._matches)
+        self._position = revision
+        changes = [self._kind.change(delta) for delta in deltas]
+        for part, last in _parts(changes):
+            await self._write(self._response(revision, exact=last, change_batch=self._kind.batch(part)))
+        return bool(changes)
+
+    async def _snapshot(self) -> None:
+        revision = self._hub.store.revision
+        self._position = revision
+        items = [self._kind.item(item) for item in self._kind.current() if self._matches(item)]
+        for part, _ in _parts(items) if items else iter([([], True)]):
+            await self._write(self._response(revision, exact=False, snapshot=self._kind.snapshot(part)))
+        await self._write(self._response(revision, exact=True, bookmark=self._synced()))
+
+    async def _reset(self, reason: str) -> None:
+        value = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}")
+        revision = self._hub.store.revision
+        await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
+        await self._snapshot()
+
+    async def _bookmark(self) -> None:
+        await self._write(self._response(self._position, exact=True, bookmark=self._synced()))
+
+    def _synced(self) -> service_pb2.Bookmark:
+        synced = self._hub.sync.synced_time
+        return service_pb2.Bookmark(synced_time=timestamp(synced) if synced is not None else None)
+
+    def _response(self, revision: int, *, exact: bool, **event: Any) -> Any:
+        token = resume_token(self._hub.store, revision) if exact else ""
+        return self._kind.response(revision=revision, resume_token=token, **event)
+
+    async def _write(self, message: Any) -> None:
+        try:
+            async with asyncio.timeout(WRITE_LIMIT_S):
+                await self._context.write(message)
+        except TimeoutError:
+            raise HostdevError(
+                "SLOW_CONSUMER",
+                f"nothing was read for {WRITE_LIMIT_S:g} s; resume from the last token",
+                metadata={"limit_s": f"{WRITE_LIMIT_S:g}"},
+            ) from None
+
+    def _jittered(self) -> float:
+        return self._interval_s * random.uniform(0.9, 1.1)  # noqa: S311  only spreads the load
+
+
+def _interval(request: Any) -> float:
+    if not request.HasField("bookmark_interval"):
+        return DEFAULT_BOOKMARK_S
+    return duration_s("bookmark_interval", request.bookmark_interval, low=1.0, high=300.0)
+
+
+def _parts(messages: list[Message]) -> Iterator[tuple[list[Message], bool]]:
+    """Messages in portions that fit a gRPC message, each with whether it is the last."""
+    part: list[Message] = []
+    used = 0
+    for message in messages:
+        size = message.ByteSize()
+        if part and used + size > MESSAGE_BYTES:
+            yield part, False
+            part, used = [], 0
+        part.append(message)
+        used += size
+    if part:
+        yield part, True
+
+
+def _shutting_down() -> HostdevError:
+    return HostdevError("SHUTTING_DOWN", "the service is shutting down", retry_after_s=2.0)

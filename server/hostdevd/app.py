@@ -1,0 +1,317 @@
+"""The one place where the parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from hostdevd.api.context import Context
+from hostdevd.api.listeners import Address, ListenError, bind, claimed, parse_address
+from hostdevd.api.pages import Pages
+from hostdevd.api.render import Renderer
+from hostdevd.api.server import Health, build_server
+from hostdevd.api.watch import Hub
+from hostdevd.config import BUILTIN, Config, ConfigError
+from hostdevd.core.effects import Delays, Effects
+from hostdevd.core.engine import Engine
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.identity import Identities
+from hostdevd.core.journal import Journal
+from hostdevd.core.model import Check, CheckCode, CheckStatus
+from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
+from hostdevd.core.profiles import PROFILES
+from hostdevd.core.store import Senses, Store
+from hostdevd.core.sync import Pace, Sync
+from hostdevd.ops.clock import SystemClock
+
+log = structlog.get_logger()
+
+DRAIN_S = 2.0
+
+
+class StartError(Exception):
+    """The service cannot start, in one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The world outside: libvirt and the host, or a simulated one."""
+
+    hypervisor: HypervisorPort
+    host: HostPort
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The running core."""
+
+    store: Store
+    sync: Sync
+    engine: Engine
+    journal: Journal
+    ports: Ports
+
+
+def open_ports(config: Config, clock: Clock) -> Ports:
+    """The ports that the options ask for; `StartError` when they cannot be."""
+    if config.simulate is not None:
+        from hostdevd.sim.simulation import simulate  # noqa: PLC0415  only where it is asked for
+
+        file = None if config.simulate == BUILTIN else Path(config.simulate)
+        try:
+            simulation = simulate(clock, file, config.state_dir)
+        except (ValueError, OSError) as error:
+            raise StartError(str(error)) from error
+        return Ports(simulation.hypervisor, simulation.host)
+    from hostdevd.virt.uri import check_uri  # noqa: PLC0415  the same
+
+    try:
+        check_uri(config.connect)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    try:
+        from hostdevd.host.running import RunningHost  # noqa: PLC0415  an extra: not everybody has libvirt
+        from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
+        from hostdevd.virt.xml.nodedev import node_device  # noqa: PLC0415
+    except ImportError as error:
+        raise StartError(
+            f"libvirt's Python binding is missing ({error}); install hostdevd[libvirt], or use --simulate"
+        ) from error
+    return Ports(LibvirtPort(config.connect, node_device), RunningHost(config.sysroot))
+
+
+@asynccontextmanager
+async def run_core(  # noqa: PLR0913  what tests may set apart
+    ports: Ports,
+    state_dir: Path,
+    clock: Clock,
+    *,
+    profile: str = "default",
+    delays: Delays | None = None,
+    pace: Pace | None = None,
+) -> AsyncIterator[Core]:
+    """The core over these ports, from the journal's opening to its close."""
+    journal = Journal(state_dir)
+    try:
+        loaded = await journal.open()
+    except (OSError, sqlite3.Error, ValueError, KeyError) as error:
+        raise StartError(f"the state in {state_dir} cannot be opened: {error}") from error
+    senses = Senses(
+        driver=ports.host.driver, identity=ports.host.identity, block_paths=ports.host.block_paths, now=clock.now
+    )
+    identities = Identities(loaded.identities)
+    store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision)
+    sync = Sync(store, ports.hypervisor, ports.host, clock, pace)
+    effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays)
+    engine = Engine(store, sync, effects, journal, ports.host, clock)
+    engine.load(loaded)
+    saver = _Saver(store, identities, journal)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(journal.close)
+        stack.push_async_callback(saver.close)
+        saver.start()
+        stack.push_async_callback(sync.close)
+        stack.push_async_callback(engine.close)
+        await sync.start()
+        engine.start()
+        yield Core(store, sync, engine, journal, ports)
+
+
+class _Saver:
+    """Writes new identities and the revision's mark behind the commits that made them."""
+
+    def __init__(self, store: Store, identities: Identities, journal: Journal) -> None:
+        self._store = store
+        self._identities = identities
+        self._journal = journal
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        store.on_commit.append(lambda _: self._due.set())
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="saver")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._save()
+        except HostdevError as error:
+            log.warning("identities could not be saved", error=error.message)
+
+    async def _run(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                await self._save()
+            except HostdevError as error:
+                log.warning("identities could not be saved; trying again", error=error.message)
+                await asyncio.sleep(5.0)
+                self._due.set()
+
+    async def _save(self) -> None:
+        await self._journal.reserve_revisions(self._store.revision)
+        unsaved = list(self._identities.unsaved)
+        if unsaved:
+            await self._journal.save_identities(unsaved)
+            del self._identities.unsaved[: len(unsaved)]
+
+
+async def serve(config: Config, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. `announce` gets each address once calls are answered."""
+    clock = SystemClock()
+    addresses = tuple(parse_address(text) for text in config.listen)
+    with claimed(addresses), _state_dir(config.state_dir):
+        ports = open_ports(config, clock)
+        await serve_ports(ports, clock, config, addresses, announce, _until_signal)
+
+
+async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
+    ports: Ports,
+    clock: Clock,
+    config: Config,
+    addresses: Sequence[Address],
+    announce: Callable[[str], None],
+    until: Callable[[], Awaitable[None]],
+    delays: Delays | None = None,
+) -> None:
+    """Serve these ports at these addresses until `until` returns, then drain."""
+    async with run_core(ports, config.state_dir, clock, profile=config.profile, delays=delays) as core:
+        hub = Hub(core.store, core.sync)
+        health = Health()
+        context = Context(
+            store=core.store,
+            sync=core.sync,
+            engine=core.engine,
+            pages=Pages(clock.now),
+            renderer=Renderer(core.store, lambda: core.sync.info.name if core.sync.info else ""),
+            hub=hub,
+            checks=lambda: _checks(core, config),
+        )
+        server = build_server(context, health, with_reflection=config.reflection)
+        bound = [bind(server, address) for address in addresses]
+        follower = asyncio.create_task(_follow_health(core.sync, health), name="health")
+        try:
+            await server.start()
+            for address in bound:
+                announce(address)
+            await until()
+            log.info("shutting down")
+        finally:
+            follower.cancel()
+            await health.shutdown()
+            await hub.drain(DRAIN_S)
+            await server.stop(grace=DRAIN_S)
+
+
+async def _until_signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+class _state_dir:  # noqa: N801  used like a function
+    """Hold the state directory: one service at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = -1
+
+    def __enter__(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"state directory {self._directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StartError(f"state directory {self._directory}: another hostdevd uses it") from None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+
+async def _follow_health(sync: Sync, health: Health) -> None:
+    """SERVING while the store is in step with libvirt."""
+    changed = asyncio.Event()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Connected | Disconnected):
+            changed.set()
+
+    stop = sync.listen(hear)
+    try:
+        while True:
+            changed.clear()
+            await health.set(serving=sync.connected)
+            waiting = asyncio.create_task(changed.wait())
+            synced = asyncio.create_task(sync.synced.wait())
+            tasks = {waiting} if sync.connected else {waiting, synced}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            synced.cancel()
+    finally:
+        stop()
+
+
+async def _checks(core: Core, config: Config) -> Sequence[Check]:
+    """`GetHost`'s report: libvirt and the state store from here, the rest from the host."""
+    sync = core.sync
+    if sync.connected:
+        libvirt = Check(CheckCode.LIBVIRT, CheckStatus.PASS, "libvirt answers")
+    else:
+        libvirt = Check(
+            CheckCode.LIBVIRT,
+            CheckStatus.FAIL,
+            f"libvirt does not answer at {config.connect}: {sync.why_disconnected}",
+            "start libvirtd (or virtqemud and virtnodedevd), and see that hostdevd may use its socket",
+        )
+    if core.store.devices:
+        devices = Check(CheckCode.NODE_DEVICES, CheckStatus.PASS, f"{len(core.store.devices)} node devices are listed")
+    else:
+        devices = Check(
+            CheckCode.NODE_DEVICES,
+            CheckStatus.FAIL,
+            "libvirt lists no node devices",
+            "install libvirt-daemon-driver-nodedev and see that udev runs",
+        )
+    fault = core.journal.fault
+    state = Check(CheckCode.STATE_STORE, CheckStatus.PASS, f"{config.state_dir} can be written")
+    if fault is not None:
+        state = Check(
+            CheckCode.STATE_STORE,
+            CheckStatus.FAIL,
+            f"the last write to {config.state_dir} failed: {fault}",
+            "free space on its disk, or mount it writable",
+        )
+    return (libvirt, devices, *await core.ports.host.checks(), state)
+
+
+def run(config: Config) -> int:
+    """Run the service; returns the process's exit status."""
+
+    def announce(address: str) -> None:
+        print(f"listening on {address}", flush=True)  # noqa: T201  the one line on standard output
+
+    try:
+        asyncio.run(serve(config, announce))
+    except (StartError, ListenError, ConfigError) as error:
+        print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
+        return 1
+    return 0

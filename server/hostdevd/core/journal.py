@@ -1,0 +1,252 @@
+"""What must survive a crash: intents and steps of operations, assignments, request ids, identities, revisions.
+
+One SQLite file in the state directory (WAL, synchronous FULL), written on one thread of its own. Records
+travel as JSON of their dataclasses. A write that fails raises `STATE_STORE_UNAVAILABLE`: whoever was about
+to touch a device must not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hostdevd.core.assignments import Assignment, Failure
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.identity import Identity
+from hostdevd.core.records import assignment_from_json, failure_from_json, to_json
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+REVISION_BLOCK = 10_000
+"""Revisions are reserved in blocks, so that they never go back and not every change is a disk write."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS identity (uid TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS assignment (
+    name TEXT PRIMARY KEY, closed_time REAL, record TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS request (
+    request_id TEXT PRIMARY KEY, caller TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    assignment TEXT NOT NULL, failure TEXT, time REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS step (
+    id INTEGER PRIMARY KEY, assignment TEXT NOT NULL, kind TEXT NOT NULL, device TEXT NOT NULL,
+    started REAL NOT NULL, ended REAL, outcome TEXT
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """A request id that was used: by whom, for what, with which result."""
+
+    request_id: str
+    caller: str
+    fingerprint: str
+    assignment: str
+    time: float
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the journal held at start."""
+
+    epoch: str
+    revision: int
+    identities: tuple[Identity, ...]
+    assignments: tuple[Assignment, ...]
+    requests: tuple[RequestRecord, ...]
+
+
+class Journal:
+    """The durable side of the service; `open` first, `close` last."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "state.sqlite"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._db: sqlite3.Connection | None = None
+        self._reserved = 0
+        self.fault: str | None = None
+        """Why the last write failed; None after one that worked."""
+
+    async def open(self) -> Loaded:
+        """Open or create the file and read it; raises OSError or sqlite3.Error when that fails."""
+        return await self._run(self._open)
+
+    async def close(self) -> None:
+        """Close the file."""
+        if self._db is not None:
+            await self._run(self._db.close)
+            self._db = None
+        self._thread.shutdown()
+
+    async def save(self, *assignments: Assignment, request: RequestRecord | None = None) -> None:
+        """Write assignments, and with them the request that is behind them, in one transaction."""
+
+        def write(db: sqlite3.Connection) -> None:
+            for assignment in assignments:
+                closed = assignment.update_time.timestamp() if assignment.state.closed else None
+                db.execute(
+                    "INSERT INTO assignment VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+                    " SET closed_time = excluded.closed_time, record = excluded.record",
+                    (assignment.name, closed, to_json(assignment)),
+                )
+            if request is not None:
+                failure = to_json(request.failure) if request.failure else None
+                db.execute(
+                    "INSERT INTO request VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (request_id) DO UPDATE"
+                    " SET failure = excluded.failure",
+                    (
+                        request.request_id,
+                        request.caller,
+                        request.fingerprint,
+                        request.assignment,
+                        failure,
+                        request.time,
+                    ),
+                )
+
+        await self._write(write)
+
+    async def begin_step(self, assignment: str, kind: str, device: str, now: float) -> int:
+        """Write that a step is about to touch the host; returns its number."""
+
+        def write(db: sqlite3.Connection) -> int:
+            row = db.execute(
+                "INSERT INTO step (assignment, kind, device, started) VALUES (?, ?, ?, ?)",
+                (assignment, kind, device, now),
+            ).lastrowid
+            return row or 0
+
+        return await self._write(write)
+
+    async def end_step(self, step: int, now: float, outcome: str) -> None:
+        """Write how a step ended."""
+        await self._write(
+            lambda db: db.execute("UPDATE step SET ended = ?, outcome = ? WHERE id = ?", (now, outcome, step))
+        )
+
+    async def forget(self, assignment: str) -> None:
+        """Remove an assignment with its steps; its request id stays known."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM assignment WHERE name = ?", (assignment,))
+            db.execute("DELETE FROM step WHERE assignment = ?", (assignment,))
+
+        await self._write(write)
+
+    async def purge(self, *, assignments_before: float, requests_before: float) -> tuple[str, ...]:
+        """Remove old closed assignments and request ids without one; returns the assignments' names."""
+
+        def write(db: sqlite3.Connection) -> tuple[str, ...]:
+            old = "SELECT name FROM assignment WHERE closed_time < ?"
+            names = tuple(row[0] for row in db.execute(old, (assignments_before,)))
+            for name in names:
+                db.execute("DELETE FROM assignment WHERE name = ?", (name,))
+                db.execute("DELETE FROM step WHERE assignment = ?", (name,))
+            db.execute(
+                "DELETE FROM request WHERE time < ? AND assignment NOT IN (SELECT name FROM assignment)",
+                (requests_before,),
+            )
+            return names
+
+        return await self._write(write)
+
+    async def save_identities(self, identities: Iterable[Identity]) -> None:
+        """Write new or changed identities."""
+        rows = [(identity.uid, json.dumps(identity.keys)) for identity in identities]
+        await self._write(
+            lambda db: db.executemany(
+                "INSERT INTO identity VALUES (?, ?) ON CONFLICT (uid) DO UPDATE SET keys = excluded.keys", rows
+            )
+        )
+
+    async def reserve_revisions(self, revision: int) -> None:
+        """Make sure that a restart continues beyond this revision."""
+        if revision + REVISION_BLOCK // 2 < self._reserved:
+            return
+        self._reserved = revision + REVISION_BLOCK
+        await self._write(lambda db: _set_meta(db, "revision", str(self._reserved)))
+
+    # --- on the journal's thread ---------------------------------------------------------------------
+
+    def _open(self) -> Loaded:
+        db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        self._db = db
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"{self._path} is of a newer hostdevd (schema {found})")
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        epoch = meta.get("epoch")
+        if epoch is None:
+            epoch = uuid.uuid4().hex
+            _set_meta(db, "epoch", epoch)
+        revision = int(meta.get("revision", "0"))
+        self._reserved = revision + REVISION_BLOCK
+        _set_meta(db, "revision", str(self._reserved))
+        return Loaded(
+            epoch=epoch,
+            revision=revision,
+            identities=tuple(
+                Identity(uid, tuple(json.loads(keys))) for uid, keys in db.execute("SELECT uid, keys FROM identity")
+            ),
+            assignments=tuple(
+                assignment_from_json(record) for (record,) in db.execute("SELECT record FROM assignment")
+            ),
+            requests=tuple(
+                RequestRecord(rid, caller, fingerprint, name, time, failure_from_json(failure) if failure else None)
+                for rid, caller, fingerprint, name, failure, time in db.execute(
+                    "SELECT request_id, caller, fingerprint, assignment, failure, time FROM request"
+                )
+            ),
+        )
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            result = await self._run(lambda: self._transaction(work))
+        except (sqlite3.Error, OSError) as error:
+            self.fault = str(error)
+            raise HostdevError(
+                "STATE_STORE_UNAVAILABLE",
+                f"the state store cannot be written: {error}",
+                metadata={"why": str(error)},
+                retry_after_s=10.0,
+            ) from error
+        self.fault = None
+        return result
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._db is None:
+            raise sqlite3.ProgrammingError("the state store is closed")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(self._db)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        return result
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        # Shielded: a write that began ends, whatever becomes of who asked for it.
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.shield(future)
+
+
+def _set_meta(db: sqlite3.Connection, key: str, value: str) -> None:
+    db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))

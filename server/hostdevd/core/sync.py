@@ -1,0 +1,308 @@
+"""Keeps the store equal to the world: full reads on connect, events in between, a reconcile for the rest.
+
+Reads may overlap; each takes a ticket when it starts, and an answer older than one that was applied is
+dropped, so that a slow read never brings back what a later one has replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from hostdevd.core.errors import disconnected
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import Domain, HypervisorInfo, PciFacts
+from hostdevd.core.ports import (
+    Clock,
+    Connected,
+    Disconnected,
+    DomainChanged,
+    DomainStarted,
+    DomainStopped,
+    Event,
+    HostChanged,
+    HostPort,
+    HypervisorError,
+    HypervisorGone,
+    HypervisorPort,
+    NodeDeviceChanged,
+    NoSuchObject,
+)
+from hostdevd.core.store import Store
+
+log = structlog.get_logger()
+
+EventListener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often to look at what announces nothing, in seconds.
+
+    `reconcile_s`: domains, whose inactive definitions change without an event in libvirt 9. `uses_s`: the
+    host's uses. `retry_s`: after a read that failed.
+    """
+
+    reconcile_s: float = 5.0
+    uses_s: float = 30.0
+    retry_s: float = 1.0
+
+
+class Sync:
+    """The one reader of the ports. `connected` and `synced_time` say how good the store is."""
+
+    def __init__(
+        self, store: Store, hypervisor: HypervisorPort, host: HostPort, clock: Clock, pace: Pace | None = None
+    ) -> None:
+        self._store = store
+        self._hypervisor = hypervisor
+        self._host = host
+        self._clock = clock
+        self._pace = pace or Pace()
+        self._tickets = itertools.count(1)
+        self._domain_ticket: dict[str, int] = {}
+        self._device_ticket: dict[str, int] = {}
+        self._uses_ticket = 0
+        self._names: set[str] = set()
+        self._uuids: set[str] = set()
+        self._uses_due = False
+        self._full_due = False
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listeners: list[EventListener] = []
+        self.synced = asyncio.Event()
+        """Set while the store equals a connected libvirt."""
+        self.first_sync = False
+        """Whether there ever was a full read: before it there is nothing to answer from."""
+        self.synced_time: datetime | None = None
+        self.why_disconnected = "not connected yet"
+        self.info: HypervisorInfo | None = None
+        """Who answers, as of the last connect."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether libvirt answers and the store has caught up with it."""
+        return self.synced.is_set()
+
+    def listen(self, listener: EventListener) -> Callable[[], None]:
+        """Hear every event after the store was told to read; returns the way to stop."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def start(self) -> None:
+        """Start the ports and the tasks that follow them."""
+        self._tasks = [
+            asyncio.create_task(self._forever(self._follow), name="sync-follow"),
+            asyncio.create_task(self._forever(self._reconcile), name="sync-reconcile"),
+        ]
+        await self._host.start(self._on_event)
+        await self._hypervisor.start(self._on_event)
+
+    async def close(self) -> None:
+        """Stop following and close the ports."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hypervisor.close()
+        await self._host.close()
+
+    def require(self) -> None:
+        """Raise `LIBVIRT_DISCONNECTED` unless libvirt answers."""
+        if not self.connected:
+            raise disconnected(self.why_disconnected)
+
+    # --- events --------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self._full_due = True
+            case Disconnected(why):
+                self.synced.clear()
+                self.why_disconnected = why
+                self._full_due = False
+                log.warning("libvirt is away", why=why)
+            case NodeDeviceChanged(name):
+                self._names.add(name)
+            case DomainChanged(uuid) | DomainStarted(uuid) | DomainStopped(uuid):
+                self._uuids.add(uuid)
+                # What a VM takes or gives back changes drivers and uses too.
+                self._uses_due = self._uses_due or not isinstance(event, DomainChanged)
+            case HostChanged():
+                self._uses_due = True
+            case _:
+                self._uuids.add(event.uuid)
+        self._wake.set()
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    async def _follow(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+        if self._full_due:
+            self._full_due = False
+            await self._resync()
+            return
+        names, self._names = self._names, set()
+        uuids, self._uuids = self._uuids, set()
+        uses, self._uses_due = self._uses_due, False
+        if not self.connected and not uses:
+            return
+        try:
+            if names:
+                await self._read_devices(names)
+            for uuid in uuids:
+                await self.read_domain(uuid, ChangeSource.EVENT)
+            if uses:
+                await self.read_uses(ChangeSource.EVENT)
+        except HypervisorGone:
+            return  # a full read follows the reconnect
+        except HypervisorError:
+            self._names |= names
+            self._uuids |= uuids
+            await self._clock.sleep(self._pace.retry_s)
+            self._wake.set()
+            raise
+
+    async def _resync(self) -> None:
+        self._names.clear()
+        self._uuids.clear()
+        try:
+            self.info = await self._hypervisor.info()
+            await self.read_all()
+        except HypervisorGone:
+            return
+        except HypervisorError:
+            self._full_due = True
+            self._wake.set()
+            await self._clock.sleep(self._pace.retry_s)
+            raise
+        self.first_sync = True
+        self._mark_synced()
+        self.synced.set()
+        log.info("in step with libvirt", devices=len(self._store.devices), domains=len(self._store.domains))
+
+    async def _reconcile(self) -> None:
+        await self._clock.sleep(self._pace.reconcile_s)
+        if not self.connected:
+            return
+        with suppress(HypervisorGone):
+            names = await self._hypervisor.node_device_names()
+            unknown = names ^ self._store.graph.nodes.keys()
+            if unknown:
+                await self._read_devices(unknown, ChangeSource.RECONCILE)
+            await self.read_domains(ChangeSource.RECONCILE)
+            await self.read_uses(ChangeSource.RECONCILE)
+            self._mark_synced()
+
+    async def _forever(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """One step after the other; a fault of one is logged, the next goes on."""
+        while True:
+            try:
+                await step()
+            except Exception:
+                log.exception("following the host failed once", step=step.__name__)
+                await self._clock.sleep(self._pace.retry_s)
+
+    def _mark_synced(self) -> None:
+        self.synced_time = datetime.fromtimestamp(self._clock.now(), UTC)
+
+    # --- reads ---------------------------------------------------------------------------------------
+
+    async def read_all(self) -> None:
+        """Read everything and apply it as one change; what is gone from libvirt goes."""
+        ticket = next(self._tickets)
+        devices, domains, uses = await asyncio.gather(
+            self._hypervisor.node_devices(), self._hypervisor.domains(), self._host.uses()
+        )
+        source = ChangeSource.RECONCILE
+        with self._store.change(source):
+            names = {device.name for device in devices}
+            self._store.remove_devices([name for name in self._store.graph.nodes if name not in names])
+            self._store.put_devices(devices)
+            self._device_ticket = dict.fromkeys(names, ticket)
+            self._store.put_uses(uses)
+            self._uses_ticket = ticket
+            self._apply_domains(ticket, domains)
+            self._store.look_again(names)
+
+    async def read_domains(self, source: ChangeSource) -> None:
+        """Read all domains; those that are gone go."""
+        ticket = next(self._tickets)
+        domains = await self._hypervisor.domains()
+        with self._store.change(source):
+            self._apply_domains(ticket, domains)
+
+    def _apply_domains(self, ticket: int, domains: Iterable[Domain]) -> None:
+        here = {domain.vm.uuid: domain for domain in domains}
+        gone = [uuid for uuid in self._store.domains if uuid not in here]
+        self._store.remove_domains(uuid for uuid in gone if self._newer(self._domain_ticket, uuid, ticket))
+        self._store.put_domains(
+            domain for uuid, domain in here.items() if self._newer(self._domain_ticket, uuid, ticket)
+        )
+
+    async def read_domain(self, uuid: str, source: ChangeSource) -> Domain | None:
+        """Read one domain; None, and forgotten, when it is gone."""
+        ticket = next(self._tickets)
+        try:
+            domain = await self._hypervisor.domain(uuid)
+        except NoSuchObject:
+            if self._newer(self._domain_ticket, uuid, ticket):
+                with self._store.change(source):
+                    self._store.remove_domains([uuid])
+            return None
+        if self._newer(self._domain_ticket, uuid, ticket):
+            with self._store.change(source):
+                self._store.put_domains([domain])
+        return domain
+
+    async def read_uses(self, source: ChangeSource) -> None:
+        """Read the host's uses and the drivers of all PCI functions again."""
+        ticket = next(self._tickets)
+        uses = await self._host.uses()
+        if ticket < self._uses_ticket:
+            return
+        self._uses_ticket = ticket
+        with self._store.change(source):
+            self._store.put_uses(uses)
+            self._store.look_again(self._drivers_that_changed())
+
+    def _drivers_that_changed(self) -> list[str]:
+        changed = []
+        for name, view in self._store.devices.items():
+            if isinstance(view.node.facts, PciFacts):
+                state = self._host.driver(view.node.facts.address)
+                if state.present and state.driver != view.driver:
+                    changed.append(name)
+        return changed
+
+    async def _read_devices(self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT) -> None:
+        ticket = next(self._tickets)
+        names = list(names)
+        answers = await asyncio.gather(*(self._hypervisor.node_device(name) for name in names), return_exceptions=True)
+        faults = [answer for answer in answers if isinstance(answer, BaseException)]
+        for fault in faults:
+            if not isinstance(fault, NoSuchObject):
+                raise fault
+        with self._store.change(source):
+            for name, answer in zip(names, answers, strict=True):
+                if not self._newer(self._device_ticket, name, ticket):
+                    continue
+                if isinstance(answer, BaseException):
+                    self._store.remove_devices([name])
+                else:
+                    self._store.put_devices([answer])
+
+    @staticmethod
+    def _newer(applied: dict[str, int], key: str, ticket: int) -> bool:
+        if applied.get(key, 0) > ticket:
+            return False
+        applied[key] = ticket
+        return True

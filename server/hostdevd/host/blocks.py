@@ -1,0 +1,186 @@
+"""The graph of block devices: partitions on disks, stacks of md, dm and loop on them, NVMe namespaces.
+
+Every node is a kernel name as in `/sys/class/block`. Questions go downwards, to the disks on which the
+data lies at last; each answer is kept for the life of the graph, which is one read of the host.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from hostdevd.host.sysfs import HostTree, Unreadable
+
+SYS_BLOCK = "/sys/class/block"
+_VIRTUAL = "/sys/devices/virtual/block/"
+_NVME_HEAD = re.compile(r".*/nvme-subsystem/(?P<subsystem>[^/]+)/nvme(?P<number>\d+)n(?P<namespace>\d+)")
+
+
+class BlockGraph:
+    """The host's block devices, read as far as asked."""
+
+    def __init__(self, tree: HostTree) -> None:
+        self._tree = tree
+        self._path: dict[str, str | None] = {}
+        self._slaves: dict[str, tuple[str, ...]] = {}
+        self._disks: dict[str, frozenset[str]] = {}
+        self._whole: dict[str, str] = {}
+        self._dm_names: dict[str, str] | None = None
+
+    def path(self, name: str) -> str | None:
+        """The sysfs path (`/sys/devices/.../block/sda/sda1`) of a kernel name, None when there is none."""
+        if name not in self._path:
+            self._path[name] = self._tree.link(f"{SYS_BLOCK}/{name}") if _is_name(name) else None
+        return self._path[name]
+
+    def numbers(self) -> dict[str, str]:
+        """All block devices that can be opened: kernel name by `major:minor`.
+
+        The hidden per-controller disks of a multipath NVMe namespace have no number and are not listed.
+        """
+        found = {}
+        for name in self._tree.require_names(SYS_BLOCK):
+            number = self._tree.value(f"{SYS_BLOCK}/{name}/dev")
+            if number:
+                found[number] = name
+        return found
+
+    def whole(self, name: str) -> str:
+        """The disk of a partition; any other device itself."""
+        if name not in self._whole:
+            path = self.path(name)
+            is_partition = path is not None and self._tree.exists(f"{path}/partition")
+            self._whole[name] = path.split("/")[-2] if path and is_partition else name
+        return self._whole[name]
+
+    def slaves(self, name: str) -> tuple[str, ...]:
+        """What this device is made of, one step: members of md and dm, the device behind a loop."""
+        whole = self.whole(name)
+        if whole not in self._slaves:
+            below = self._tree.names(f"{SYS_BLOCK}/{whole}/slaves")
+            if whole.startswith("loop"):
+                below += self._behind_loop(whole)
+            self._slaves[whole] = below
+        return self._slaves[whole]
+
+    def holders(self, name: str) -> tuple[str, ...]:
+        """What is made of this very device, one step."""
+        return self._tree.names(f"{SYS_BLOCK}/{name}/holders")
+
+    def is_virtual(self, name: str) -> bool:
+        """Made by the kernel out of other devices, memory, files or the network."""
+        return (self.path(name) or _VIRTUAL).startswith(_VIRTUAL)
+
+    def disks(self, name: str) -> frozenset[str]:
+        """The sysfs paths of the whole disks that hold this device's data.
+
+        For a namespace that several NVMe controllers share, also the paths of those controllers' PCI
+        functions: the shared disk lies in `/sys/devices/virtual` and hangs below none of them.
+        """
+        if name not in self._disks:
+            self._disks[name] = frozenset()  # ends a loop of links, which the kernel does not make
+            below = self.slaves(name)
+            self._disks[name] = (
+                frozenset[str]().union(*map(self.disks, below)) if below else self._bottom(self.whole(name))
+            )
+        return self._disks[name]
+
+    def _bottom(self, disk: str) -> frozenset[str]:
+        path = self.path(disk)
+        if path is None:
+            return frozenset()
+        return frozenset({path, *self._nvme_functions(path)})
+
+    def has_shared_namespaces(self) -> bool:
+        """Whether a disk of this host is an NVMe namespace that several controllers may share."""
+        subsystems = "/sys/class/nvme-subsystem"
+        return any(
+            re.fullmatch(r"nvme\d+n\d+", entry)
+            for subsystem in self._tree.names(subsystems)
+            for entry in self._tree.names(f"{subsystems}/{subsystem}")
+        )
+
+    def _nvme_functions(self, path: str) -> set[str]:
+        head = _NVME_HEAD.fullmatch(path)
+        if head is None:
+            return set()
+        directory = f"/sys/class/nvme-subsystem/{head['subsystem']}"
+        controllers = {}
+        for name in self._tree.names(directory):
+            if re.fullmatch(r"nvme\d+", name):
+                controllers[name] = self._tree.link(f"{directory}/{name}") or ""
+        # nvme0c1n3: namespace 3 of subsystem 0 by way of controller 1. A subsystem's controllers need not
+        # have all its namespaces; where that is not told, all of them count.
+        ways = {
+            name
+            for name, where in controllers.items()
+            if self._tree.exists(f"{where}/nvme{head['number']}c{name[4:]}n{head['namespace']}")
+        }
+        return {controllers[name].rpartition("/nvme/")[0] or controllers[name] for name in ways or controllers}
+
+    def _behind_loop(self, name: str) -> tuple[str, ...]:
+        backing = self._tree.value(f"{SYS_BLOCK}/{name}/loop/backing_file")
+        below = self.named(backing) if backing.startswith("/dev/") else None
+        return (below,) if below else ()
+
+    def named(self, path: str) -> str | None:
+        """The kernel name of a device node by any of its paths and links; None when it is no block device.
+
+        A sandbox may hide the nodes, so a name that `/dev` does not know is looked for in sysfs too.
+        """
+        if not path.startswith("/") or "\0" in path:
+            return None
+        real = self._tree.real(path) or os.path.normpath(path)
+        name = real.removeprefix("/dev/").replace("/", "!")
+        if real.startswith("/dev/") and self.path(name):
+            return name
+        return self._by_node(real) or self._by_dm_name(real)
+
+    def _by_node(self, path: str) -> str | None:
+        try:
+            status = Path(self._tree.outer(path)).stat()
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISBLK(status.st_mode):
+            return None
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        link = self._tree.link(f"/sys/dev/block/{number}")
+        return link.rpartition("/")[2] if link else None
+
+    def _by_dm_name(self, path: str) -> str | None:
+        mapped = path.removeprefix("/dev/mapper/")
+        if mapped == path:
+            return None
+        if self._dm_names is None:
+            self._dm_names = {
+                self._tree.value(f"{SYS_BLOCK}/{name}/dm/name"): name
+                for name in self._tree.names(SYS_BLOCK)
+                if name.startswith("dm-")
+            }
+        return self._dm_names.get(mapped)
+
+
+def block_paths(tree: HostTree, path: str) -> tuple[str, ...]:
+    """The sysfs paths of the disks below a device node's path; empty when it is no block device.
+
+    Reads only what lies on the way: some ten files. What may not be read on the way down is left out,
+    but never the device itself.
+    """
+    graph = BlockGraph(tree)
+    try:
+        name = graph.named(path)
+    except Unreadable:
+        name = path.rpartition("/")[2]
+    if name is None:
+        return ()
+    try:
+        return tuple(sorted(graph.disks(name)))
+    except Unreadable:
+        own = graph.path(name)
+        return (own,) if own else ()
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and "/" not in name and "\0" not in name and name not in {".", ".."}

@@ -1,0 +1,49 @@
+"""The driver of a PCI function as sysfs has it now, and whether a VFIO device is open."""
+
+from __future__ import annotations
+
+from hostdevd.core.addresses import PciAddress
+from hostdevd.core.ports import DriverState
+from hostdevd.host.sysfs import HostTree, Unreadable
+
+PCI_DEVICES = "/sys/bus/pci/devices"
+
+
+def driver_of(tree: HostTree, path: str) -> str | None:
+    """The name of the driver bound to the device at this sysfs path, None when there is none."""
+    link = tree.link(f"{path}/driver")
+    return link.rpartition("/")[2] if link else None
+
+
+def driver_state(tree: HostTree, address: PciAddress) -> DriverState:
+    """Driver and override of a PCI function.
+
+    An override that may not be read is reported as `unreadable`: the rules refuse any override that is no
+    vfio driver, so this fails closed.
+    """
+    path = f"{PCI_DEVICES}/{address}"
+    try:
+        if not tree.exists(path):
+            return DriverState(present=False)
+        driver = driver_of(tree, path)
+        override = tree.value(f"{path}/driver_override")
+    except Unreadable:
+        return DriverState(present=True, override="unreadable")
+    return DriverState(present=True, driver=driver, override=override if override not in {"", "(null)"} else None)
+
+
+def is_vfio_driver(driver: str | None) -> bool:
+    """vfio-pci, or a vendor's variant of it (`mlx5_vfio_pci`, `nvgrace-gpu-vfio-pci`)."""
+    return driver is not None and "vfio" in driver.replace("_", "-").split("-")
+
+
+def is_open(tree: HostTree, path: str) -> bool:
+    """Whether somebody holds the VFIO device at this sysfs path open.
+
+    vfio-pci enables the function when its file is opened and disables it when the last user has gone, so
+    `enable` counts users. `Unreadable` when it does not say.
+    """
+    text = tree.value(f"{path}/enable")
+    if not text.isdecimal():
+        raise Unreadable(f"{path}/enable", f"no number: {text!r}")
+    return int(text) != 0

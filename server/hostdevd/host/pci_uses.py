@@ -1,0 +1,100 @@
+"""What the host does with a PCI function itself: the boot console, and drivers in user space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from hostdevd.core.addresses import PciAddress
+from hostdevd.core.model import HostUseKind
+from hostdevd.host.drivers import PCI_DEVICES, driver_of, is_open, is_vfio_driver
+from hostdevd.host.findings import Findings
+from hostdevd.host.sysfs import HostTree
+
+_PCI = "pci"
+_SCREEN = re.compile(r"fb\d+|card\d+")
+
+
+def find_pci_uses(tree: HostTree, findings: Findings) -> None:
+    """Add the uses of PCI functions, under their sysfs paths.
+
+    `VFIO_USER` is added for every open VFIO device: which of them a VM of libvirt's holds, and so are no
+    use of the host's, the core knows.
+    """
+    with findings.source(_PCI, "PCI functions"):
+        functions = dict(_functions(tree))
+        with findings.source(_PCI, "boot console"):
+            _console(tree, functions, findings)
+        for address, path in functions.items():
+            with findings.source(_PCI, f"driver of {address}"):
+                _user_space(tree, path, findings)
+            with findings.source(_PCI, f"interfaces of {address}"):
+                _lent_interface(tree, path, findings)
+
+
+def _functions(tree: HostTree) -> Iterator[tuple[str, str]]:
+    if not tree.exists(PCI_DEVICES) and tree.require_names("/sys/bus"):
+        return  # a machine without PCI
+    for address in tree.require_names(PCI_DEVICES):
+        PciAddress.parse(address)
+        path = tree.link(f"{PCI_DEVICES}/{address}")
+        if path is not None:
+            yield address, path
+
+
+def _console(tree: HostTree, functions: Mapping[str, str], findings: Findings) -> None:
+    screens = [path for kind in ("graphics", "drm") for path in _screens(tree, kind)]
+    boot = [path for path in functions.values() if tree.value(f"{path}/boot_vga") == "1"]
+    # The firmware's frame buffer is a platform device that tells no PCI function, and the VGA text
+    # console is no device at all: both are the boot VGA's.
+    firmware = any("/pci" not in path and "/devices/virtual/" not in path for path in screens)
+    text = any(
+        "VGA" in tree.value(f"{console}/name") and tree.value(f"{console}/bind") == "1" for console in _consoles(tree)
+    )
+    for path in functions.values():
+        own = any(screen.startswith(f"{path}/") for screen in screens)
+        if path in boot and (own or firmware or text):
+            findings.add((path,), HostUseKind.PRIMARY_CONSOLE)
+        elif not boot and own and any("/graphics/" in screen for screen in screens if screen.startswith(f"{path}/")):
+            # Without VGA the only sign of a console is a frame buffer.
+            findings.add((path,), HostUseKind.PRIMARY_CONSOLE)
+
+
+def _screens(tree: HostTree, kind: str) -> Iterator[str]:
+    for name in tree.names(f"/sys/class/{kind}"):
+        if _SCREEN.fullmatch(name):
+            path = tree.link(f"/sys/class/{kind}/{name}")
+            if path is not None:
+                yield path
+
+
+def _consoles(tree: HostTree) -> Iterator[str]:
+    return (f"/sys/class/vtconsole/{name}" for name in tree.names("/sys/class/vtconsole"))
+
+
+def _user_space(tree: HostTree, path: str, findings: Findings) -> None:
+    driver = driver_of(tree, path)
+    if driver is None:
+        return
+    if is_vfio_driver(driver):
+        if is_open(tree, path):
+            findings.add((path,), HostUseKind.VFIO_USER, driver)
+    elif "uio" in driver.split("_") or tree.exists(f"{path}/uio"):
+        findings.add((path,), HostUseKind.VFIO_USER, driver)
+
+
+def _lent_interface(tree: HostTree, path: str, findings: Findings) -> None:
+    """An interface in another network namespace (a container's) leaves an empty `net` directory behind.
+
+    Nothing that the host may read tells what it does there, so it counts as having an address.
+    """
+    for parent in (path, *_virtio(tree, path)):
+        directory = f"{parent}/net"
+        if tree.exists(directory) and not tree.names(directory):
+            findings.add((path,), HostUseKind.GLOBAL_ADDRESS, "(its interface is in another network namespace)")
+
+
+def _virtio(tree: HostTree, path: str) -> list[str]:
+    if driver_of(tree, path) != "virtio-pci":
+        return []
+    return [f"{path}/{name}" for name in tree.names(path) if re.fullmatch(r"virtio\d+", name)]

@@ -1,0 +1,68 @@
+"""The machine that hostdevd runs on, as the core asks for it (`HostPort`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostdevd.core.addresses import PciAddress
+from hostdevd.core.model import Check, HostUses, NodeDevice
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
+from hostdevd.host.blocks import block_paths
+from hostdevd.host.checks import read_checks
+from hostdevd.host.drivers import driver_state
+from hostdevd.host.identity import identity_facts
+from hostdevd.host.interfaces import interface_names
+from hostdevd.host.sysfs import HostTree
+from hostdevd.host.uses import read_uses
+from hostdevd.host.watch import HostWatch
+
+
+class RunningHost:
+    """Reads the host below `root`: `/sys`, `/proc`, `/run/udev` and `/dev`.
+
+    With another root than `/` the tree is taken as a recording: the kernel's events and netlink, which
+    know no root, are left alone.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._tree = HostTree(root)
+        self._watch = HostWatch(self._tree)
+
+    async def start(self, sink: EventSink) -> None:
+        """Begin to watch for changes of drivers and uses."""
+        self._watch.open(sink)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        self._watch.close()
+
+    async def uses(self) -> HostUses:
+        """What the host uses now, read anew in a thread; never raises."""
+        return await asyncio.to_thread(read_uses, self._tree)
+
+    def driver(self, address: PciAddress) -> DriverState:
+        """The driver bound to a PCI function now."""
+        return driver_state(self._tree, address)
+
+    def identity(self, device: NodeDevice) -> IdentityFacts:
+        """What sysfs tells of the device's identity; empty facts when it is gone."""
+        return identity_facts(self._tree, device)
+
+    def block_paths(self, path: str) -> tuple[str, ...]:
+        """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
+        return block_paths(self._tree, path)
+
+    def interface_names(self) -> frozenset[str]:
+        """The network interfaces of process 1; `Unreadable` when they cannot be seen."""
+        return interface_names(self._tree)
+
+    def boot_id(self) -> str:
+        """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""
+        return self._tree.require("/proc/sys/kernel/random/boot_id").strip()
+
+    async def checks(self) -> Sequence[Check]:
+        """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS."""
+        gaps = self._watch.gaps
+        return await asyncio.to_thread(lambda: read_checks(self._tree, read_uses(self._tree), gaps))

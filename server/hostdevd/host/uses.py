@@ -1,0 +1,37 @@
+"""All that the host uses, put together from its sources; each may fail apart from the others."""
+
+from __future__ import annotations
+
+from hostdevd.core.model import HostUses
+from hostdevd.host.block_uses import find_block_uses
+from hostdevd.host.findings import Findings
+from hostdevd.host.net_uses import Addresses, find_net_uses
+from hostdevd.host.pci_uses import find_pci_uses
+from hostdevd.host.rtnetlink import host_addresses, shares_network_of_init
+from hostdevd.host.sysfs import HostTree
+
+_ALL = "pci"  # a gap about PCI functions is a gap about everything, since everything may be behind one
+
+
+def read_uses(tree: HostTree) -> HostUses:
+    """What the host uses now. Never raises: what could not be read is in `unknown`."""
+    findings = Findings()
+    exact: Addresses | None = None
+    if tree.live:
+        with findings.source(_ALL, "process 1"):
+            _require_host_init(tree, findings)
+        if shares_network_of_init(tree):
+            exact = host_addresses
+    find_block_uses(tree, findings)
+    find_net_uses(tree, findings, exact)
+    find_pci_uses(tree, findings)
+    return findings.result()
+
+
+def _require_host_init(tree: HostTree, findings: Findings) -> None:
+    """In a container with processes of its own, `/proc/1` is the container's first and knows no host.
+
+    The kernel's thread 2 is `kthreadd` on every host and in no such container.
+    """
+    if tree.require("/proc/2/comm").strip() != "kthreadd":
+        findings.unknown(_ALL, "process 1 is a container's and not the host's: share the host's process ids")

@@ -1,0 +1,116 @@
+"""Every call into libvirt: counted, and its failure put into the port's words.
+
+The only file that catches `libvirtError`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar, cast
+
+import libvirt
+
+from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
+from hostdevd.virt.handles import ConnectionHandle
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NO_SUCH_OBJECT = frozenset(
+    {
+        libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_NO_NODE_DEVICE,
+        libvirt.VIR_ERR_DEVICE_MISSING,
+    }
+)
+
+_BUSY = frozenset(
+    {
+        libvirt.VIR_ERR_OPERATION_TIMEOUT,
+        # With `max_queued` set, libvirt refuses at once.
+        libvirt.VIR_ERR_OPERATION_FAILED,
+    }
+)
+_BUSY_TEXT = "state change lock"
+"""Both codes have other meanings; only this one promises that nothing was done."""
+
+
+class CallCounter:
+    """How often each function of libvirt's was called, since the process began."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count one call; from any thread."""
+        with self._lock:
+            self._counts[name] += 1
+
+    def read(self) -> Mapping[str, int]:
+        """A copy: `virDomain.XMLDesc` → 12."""
+        with self._lock:
+            return dict(self._counts)
+
+
+class Link:
+    """One open connection, and the way to call anything that belongs to it. For any thread."""
+
+    def __init__(self, handle: ConnectionHandle, counter: CallCounter) -> None:
+        self.handle = handle
+        self._counter = counter
+
+    @classmethod
+    def open(cls, uri: str, counter: CallCounter) -> Link:
+        """Connect; blocks for as long as the other side wants."""
+        counter.add("open")
+        try:
+            handle = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise HypervisorError(_code(error), _text(error)) from error
+        return cls(cast("ConnectionHandle", handle), counter)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method of the connection or of an object from it; `HypervisorError` when it fails."""
+        self._counter.add(function.__qualname__)
+        try:
+            return function(*args, **kwargs)
+        except libvirt.libvirtError as error:
+            raise _translated(_code(error), _text(error), alive=self.alive()) from error
+
+    def alive(self) -> bool:
+        """Whether the connection still stands; asks the socket, not the other side."""
+        try:
+            return self.handle.isAlive() == 1
+        except libvirt.libvirtError:
+            return False
+
+
+def quietly(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+    """Call what may fail because the other side is gone already; whether it worked."""
+    try:
+        function(*args, **kwargs)
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def _translated(code: int, text: str, *, alive: bool) -> HypervisorError:
+    # By the connection, not by the code: a dying one gives INTERNAL_ERROR, SYSTEM_ERROR, RPC and others.
+    if not alive:
+        return HypervisorGone(text)
+    if code in _NO_SUCH_OBJECT:
+        return NoSuchObject(code, text)
+    if code in _BUSY and _BUSY_TEXT in text:
+        return HypervisorBusy(code, text)
+    return HypervisorError(code, text)
+
+
+def _code(error: libvirt.libvirtError) -> int:
+    return int(error.get_error_code() or libvirt.VIR_ERR_INTERNAL_ERROR)
+
+
+def _text(error: libvirt.libvirtError) -> str:
+    return str(error.get_error_message() or error)

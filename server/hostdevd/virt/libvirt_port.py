@@ -1,0 +1,179 @@
+"""The hypervisor port on libvirt."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import libvirt
+
+from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, NodeDevice
+from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
+from hostdevd.virt.connection import Connection
+from hostdevd.virt.reading import ParseNodeDevice, read_domain, read_info, read_node_device
+from hostdevd.virt.uri import check_uri
+from hostdevd.virt.xml.domain import entry_xml
+from hostdevd.virt.xml.hostdev import build_hostdev
+
+H = TypeVar("H")
+T = TypeVar("T")
+
+_CHUNK = 16
+"""Objects read by one job: enough to keep its cost small, few enough to end within a read's time-out."""
+
+_FLAGS: Mapping[Target, int] = {
+    Target.LIVE: libvirt.VIR_DOMAIN_AFFECT_LIVE,
+    Target.CONFIG: libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+}
+"""Exactly one of them: both in one call are not atomic."""
+
+
+class LibvirtPort:
+    """`HypervisorPort` on a libvirt daemon; ValueError for a URI that can never connect."""
+
+    def __init__(
+        self,
+        uri: str,
+        parse_node_device: ParseNodeDevice,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        check_uri(uri)
+        self._parse = parse_node_device
+        self._connection = Connection(uri, sleep=sleep, jitter=jitter)
+
+    # --- life --------------------------------------------------------------------------------------
+
+    async def start(self, sink: EventSink) -> None:
+        """Begin connecting, in the background and for ever; `Connected` tells when it answers."""
+        await self._connection.start(sink)
+
+    async def close(self) -> None:
+        """Stop events, end threads, close the connection."""
+        await self._connection.close()
+
+    @property
+    def stuck_calls(self) -> int:
+        """Threads that libvirt keeps although nobody waits any more; not 0 for long means it hangs."""
+        return self._connection.stuck_calls
+
+    def call_counts(self) -> Mapping[str, int]:
+        """Calls into libvirt by function (`virDomain.XMLDesc`), since the start of the process."""
+        return self._connection.call_counts()
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def info(self) -> HypervisorInfo:
+        """Who answers."""
+        return await self._connection.read(partial(read_info, self._connection.reader))
+
+    async def node_device_names(self) -> frozenset[str]:
+        """Names of all node devices; libvirt looks at no device for it."""
+        link = self._connection.reader
+        names = await self._connection.read(lambda: link.call(link.handle.listDevices, None, 0))
+        return frozenset(names)
+
+    async def node_devices(self) -> Sequence[NodeDevice]:
+        """All node devices, read on several threads; one that vanishes meanwhile is left out."""
+        link = self._connection.reader
+        handles = await self._connection.read(lambda: link.call(link.handle.listAllDevices, 0))
+        return await self._read_each(handles, lambda handle: read_node_device(link, handle, self._parse))
+
+    async def node_device(self, name: str) -> NodeDevice:
+        """One node device; `NoSuchObject` when it is gone."""
+        link = self._connection.reader
+
+        def read() -> NodeDevice:
+            return read_node_device(link, link.call(link.handle.nodeDeviceLookupByName, name), self._parse)
+
+        return await self._connection.read(read)
+
+    async def domains(self) -> Sequence[Domain]:
+        """All domains, running or not; one that vanishes meanwhile is left out."""
+        link = self._connection.reader
+        handles = await self._connection.read(lambda: link.call(link.handle.listAllDomains, 0))
+        return await self._read_each(handles, partial(read_domain, link))
+
+    async def domain(self, uuid: str) -> Domain:
+        """One domain by UUID; `NoSuchObject` when it is gone."""
+        link = self._connection.reader
+
+        def read() -> Domain:
+            return read_domain(link, link.call(link.handle.lookupByUUIDString, uuid))
+
+        return await self._connection.read(read)
+
+    async def _read_each(self, handles: Sequence[H], read: Callable[[H], T]) -> list[T]:
+        chunks = [handles[start : start + _CHUNK] for start in range(0, len(handles), _CHUNK)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._connection.read(partial(_read_present, chunk, read))) for chunk in chunks
+                ]
+        except ExceptionGroup as failures:
+            # The first failure ended the others; a list with gaps would be a lie.
+            raise failures.exceptions[0] from None
+        return [result for task in tasks for result in task.result()]
+
+    # --- changing ----------------------------------------------------------------------------------
+
+    async def nodedev_detach(self, name: str) -> None:
+        """Take a PCI function from its driver and bind it to vfio-pci."""
+        link = self._connection.writer
+
+        def detach() -> None:
+            link.call(link.call(link.handle.nodeDeviceLookupByName, name).detachFlags, None, 0)
+
+        await self._connection.mutate(detach)
+
+    async def nodedev_reattach(self, name: str) -> None:
+        """Give a PCI function back to the host: the kernel probes a driver."""
+        link = self._connection.writer
+
+        def reattach() -> None:
+            link.call(link.call(link.handle.nodeDeviceLookupByName, name).reAttach)
+
+        await self._connection.mutate(reattach)
+
+    async def attach(self, uuid: str, spec: HostdevSpec, target: Target) -> None:
+        """Add a hostdev to one definition of a domain; returns when libvirt has done it."""
+        link, xml, flags = self._connection.writer, build_hostdev(spec), _FLAGS[target]
+
+        def attach() -> None:
+            link.call(link.call(link.handle.lookupByUUIDString, uuid).attachDeviceFlags, xml, flags)
+
+        await self._connection.mutate(attach)
+
+    async def detach(self, uuid: str, entry: DomainEntry, target: Target) -> None:
+        """Ask for an entry's removal, by its alias, or by its own element where it has none (config only).
+
+        CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
+        """
+        link, flags = self._connection.writer, _FLAGS[target]
+
+        def detach() -> None:
+            domain = link.call(link.handle.lookupByUUIDString, uuid)
+            if entry.alias is not None:
+                link.call(domain.detachDeviceAlias, entry.alias, flags)
+                return
+            xml = entry_xml(link.call(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE), entry)
+            if xml is None:
+                raise NoSuchObject(libvirt.VIR_ERR_DEVICE_MISSING, f"{entry.source} is not in the configuration")
+            link.call(domain.detachDeviceFlags, xml, flags)
+
+        await self._connection.mutate(detach)
+
+
+def _read_present(handles: Sequence[H], read: Callable[[H], T]) -> list[T]:
+    found = []
+    for handle in handles:
+        try:
+            found.append(read(handle))
+        except NoSuchObject:
+            # Gone since it was listed; its event is on the way.
+            continue
+    return found

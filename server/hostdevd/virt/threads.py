@@ -1,0 +1,124 @@
+"""A bounded number of threads for calls that may never come back.
+
+Not `ThreadPoolExecutor`: its threads are joined when the interpreter ends, and a call that is stuck in
+libvirt would then keep the service from stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Overdue(Exception):
+    """The job was not done in time; it still runs, or was taken from the queue before it began."""
+
+
+class _Job(Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.future: Future[T] = Future()
+        self._work = work
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work()
+        except BaseException as error:  # noqa: BLE001  whoever awaits the future gets it
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class Threads:
+    """`size` daemon threads that run jobs in order of arrival."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._stuck: set[Future[Any]] = set()
+        self._ended: Future[None] = Future()
+        self._threads = tuple(
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(size)
+        )
+        self._alive = size
+        self._lock = threading.Lock()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def stuck(self) -> int:
+        """How many threads are still busy with a job that was given up."""
+        return len(self._stuck)
+
+    async def run(self, work: Callable[[], T], timeout_s: float, abandoned: Callable[[T], object] | None = None) -> T:
+        """Run `work` on a thread; `Overdue` after `timeout_s`, the wait for a thread included.
+
+        Cancelling the wait or its time-out cannot stop work that has begun: its thread stays taken until
+        it returns, so that no more than `size` ever run. `abandoned` then gets a result that comes too late.
+        """
+        job = _Job(work)
+        self._jobs.put(job)
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await asyncio.wrap_future(job.future)
+        except TimeoutError:
+            if not limit.expired():
+                # The work's own.
+                raise
+            self._give_up(job.future, abandoned)
+            raise Overdue(f"not done within {timeout_s:g} s") from None
+        except asyncio.CancelledError:
+            self._give_up(job.future, abandoned)
+            raise
+
+    def _give_up(self, future: Future[T], abandoned: Callable[[T], object] | None) -> None:
+        self._stuck.add(future)
+        # Runs at once when the job is done or was cancelled in the queue.
+        future.add_done_callback(partial(self._came_late, abandoned))
+
+    def _came_late(self, abandoned: Callable[[T], object] | None, future: Future[T]) -> None:
+        self._stuck.discard(future)
+        if abandoned is not None and not future.cancelled() and future.exception() is None:
+            abandoned(future.result())
+
+    async def close(self, timeout_s: float) -> bool:
+        """End the threads, dropping jobs that have not begun; False if one did not come back in time."""
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                break
+            if job is not None:
+                job.future.cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(asyncio.wrap_future(self._ended))
+        except TimeoutError:
+            return False
+        # The last one has nothing left to do; this is no wait worth the name.
+        for thread in self._threads:
+            thread.join()
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                break
+            job.run()
+            # Not to keep the result, a libvirt object maybe, until the next job comes.
+            del job
+        with self._lock:
+            self._alive -= 1
+            last = self._alive == 0
+        if last:
+            self._ended.set_result(None)

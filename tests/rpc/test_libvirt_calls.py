@@ -1,0 +1,71 @@
+"""What each of libvirt's failures means to the port."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import hostdevd
+from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
+
+libvirt = pytest.importorskip("libvirt")
+calls = pytest.importorskip("hostdevd.virt.calls")
+
+
+class Handle:
+    """A connection that fails as it is told."""
+
+    def __init__(self, code: int, text: str, alive: int = 1) -> None:
+        self.error = libvirt.libvirtError(text)
+        self.error.err = (code, 0, text, 2, "", "", "", 0, 0)
+        self.alive = alive
+
+    def isAlive(self) -> int:  # noqa: N802  libvirt's name
+        return self.alive
+
+    def fail(self) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("handle", "meaning"),
+    [
+        (Handle(libvirt.VIR_ERR_NO_DOMAIN, "Domain not found"), NoSuchObject),
+        (Handle(libvirt.VIR_ERR_NO_NODE_DEVICE, "Node device not found"), NoSuchObject),
+        (Handle(libvirt.VIR_ERR_DEVICE_MISSING, "no device found with alias"), NoSuchObject),
+        (Handle(libvirt.VIR_ERR_OPERATION_TIMEOUT, "Timed out: cannot acquire state change lock"), HypervisorBusy),
+        # Timed out elsewhere: something may have been done.
+        (Handle(libvirt.VIR_ERR_OPERATION_TIMEOUT, "Timed out: no answer of the monitor"), HypervisorError),
+        (Handle(libvirt.VIR_ERR_OPERATION_FAILED, "group 7 is not viable"), HypervisorError),
+        # The connection decides, whatever the code says.
+        (Handle(libvirt.VIR_ERR_NO_DOMAIN, "Domain not found", alive=0), HypervisorGone),
+        (Handle(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed", alive=0), HypervisorGone),
+    ],
+)
+def test_meaning(handle: Any, meaning: type[HypervisorError]) -> None:
+    with pytest.raises(HypervisorError) as failure:
+        calls.Link(handle, calls.CallCounter()).call(handle.fail)
+    assert failure.type is meaning
+    assert failure.value.text == handle.error.get_error_message()
+
+
+def test_calls_are_counted_by_name_also_when_they_fail() -> None:
+    handle: Any = Handle(1, "x")
+    counter = calls.CallCounter()
+    with pytest.raises(HypervisorError):
+        calls.Link(handle, counter).call(handle.fail)
+    assert counter.read() == {"Handle.fail": 1}
+
+
+def test_only_one_file_catches_libvirts_error() -> None:
+    root = Path(hostdevd.__file__).parent
+    catching = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler) and node.type is not None and "libvirtError" in ast.unparse(node.type)
+    }
+    assert catching == {"virt/calls.py"}

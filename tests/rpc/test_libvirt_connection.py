@@ -1,0 +1,128 @@
+"""The daemon may die, freeze, come late and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hostdevd.core.ports import Connected, Disconnected, DomainChanged, HypervisorGone
+
+if TYPE_CHECKING:
+    from tests.rpc.conftest import Connect, Daemon, Recorder
+
+pytestmark = pytest.mark.asyncio
+
+Tool = Callable[..., Awaitable[Any]]
+
+UUID = "33333333-3333-4333-8333-333333333333"
+DOMAIN = f"""
+<domain type='test'><name>vm3</name><uuid>{UUID}</uuid><memory>8192</memory><os><type>hvm</type></os></domain>
+"""
+
+
+def define(connection: Any) -> None:
+    """What another tool does."""
+    connection.defineXML(DOMAIN)
+
+
+async def test_a_killed_daemon_is_noticed_and_found_again(daemon: Daemon, connect: Connect, other_tool: Tool) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        daemon.kill()
+        await events.wait_for(Connected, Disconnected)
+        with pytest.raises(HypervisorGone):
+            await port.node_devices()
+
+        daemon.start()
+        await events.wait_for(Connected, Disconnected, Connected)
+        assert sum(isinstance(event, Disconnected) for event in events.all) == 1
+        assert await port.node_devices()
+
+        await other_tool(daemon.uri(), define)
+        await events.wait_for(Connected, Disconnected, Connected, DomainChanged(UUID))
+
+
+async def test_a_read_that_loses_the_daemon_is_no_short_list(daemon: Daemon, recorder: Recorder) -> None:
+    from hostdevd.core.model import NodeDevice  # noqa: PLC0415
+    from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
+
+    def kill_when_reading(_: str) -> NodeDevice:
+        daemon.kill()
+        return NodeDevice(name="the first", type="other")
+
+    port = LibvirtPort(daemon.uri(), kill_when_reading)
+    await port.start(recorder)
+    await recorder.wait_for(Connected)
+    with pytest.raises(HypervisorGone):
+        await port.node_devices()
+    await port.close()
+
+
+async def test_many_restarts_leave_nothing_behind(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        threads = threading.active_count()
+        for _ in range(3):
+            events.clear()
+            daemon.kill()
+            daemon.start()
+            await events.wait_for(Disconnected, Connected)
+        assert threading.active_count() == threads
+        assert port.stuck_calls == 0
+
+
+async def test_a_frozen_daemon_is_noticed_by_keepalive(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        daemon.signal(signal.SIGSTOP)
+        waiting = asyncio.create_task(port.node_device_names())
+        await events.wait_for(Disconnected)
+        with pytest.raises(HypervisorGone):
+            await waiting
+
+        events.clear()
+        daemon.signal(signal.SIGCONT)
+        await events.wait_for(Connected)
+        assert await port.node_devices()
+
+
+async def test_a_caller_that_leaves_does_not_harm_the_others(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        daemon.signal(signal.SIGSTOP)
+        leaving = [asyncio.create_task(port.node_device_names()) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.wait(leaving)
+        daemon.signal(signal.SIGCONT)
+        assert await port.node_device_names()
+        assert Disconnected not in map(type, events.all)
+
+
+async def test_a_daemon_that_is_not_there_yet_is_waited_for(daemon: Daemon, connect: Connect) -> None:
+    daemon.kill()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.5, lambda: loop.run_in_executor(None, daemon.start))
+    async with connect(daemon.uri()) as (port, events):
+        assert events.all == [Connected()]
+        assert await port.node_devices()
+
+
+async def test_after_close_no_thread_and_no_event_is_left(daemon: Daemon, connect: Connect, other_tool: Tool) -> None:
+    await other_tool(daemon.uri(), define)
+    before = set(threading.enumerate())
+    async with connect(daemon.uri()) as (port, events):
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) <= before
+    told = len(events.all)
+    await other_tool(daemon.uri(), define)
+    assert len(events.all) == told
+    with pytest.raises(HypervisorGone):
+        await port.domains()
+
+
+async def test_closing_while_the_daemon_is_frozen_comes_back(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()):
+        daemon.signal(signal.SIGSTOP)

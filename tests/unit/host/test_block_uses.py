@@ -1,0 +1,230 @@
+"""A disk is in use when anything of the host stands on it, however far up."""
+
+from __future__ import annotations
+
+from hostdevd.core.model import HostUse, HostUseKind
+from hostdevd.host.blocks import block_paths
+from unit.host.builder import SWAPS_HEADER, HostBuilder
+
+MOUNT, SWAP = HostUseKind.MOUNT, HostUseKind.SWAP
+
+
+def kinds(uses: tuple[HostUse, ...]) -> set[tuple[str, str]]:
+    return {(use.kind.value, use.detail) for use in uses}
+
+
+def test_a_free_disk_has_no_use(host: HostBuilder) -> None:
+    sda = host.disk("sda", udev="E:ID_FS_TYPE=ext4")
+    assert host.uses_of(sda) == ()
+
+
+def test_a_mounted_partition_uses_its_disk(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.partition("sda", "sda1")
+    host.mount(host.number_of("sda1"), r"/srv/my\040data")
+    assert host.uses_of(sda) == (HostUse(MOUNT, "/srv/my data"),)
+
+
+def test_a_bind_mount_of_a_directory_is_told_only_without_the_whole(host: HostBuilder) -> None:
+    sda, sdb = host.disk("sda"), host.disk("sdb")
+    host.mount(host.number_of("sda"), "/")
+    host.mount(host.number_of("sda"), "/var/lib/pods/1", within="/data")
+    host.mount(host.number_of("sdb"), "/var/lib/pods/2", within="/data")
+    assert host.uses_of(sda) == (HostUse(MOUNT, "/"),)
+    assert host.uses_of(sdb) == (HostUse(MOUNT, "/var/lib/pods/2"),)
+
+
+def test_a_hundred_mounts_are_told_in_a_few_words(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    for index in range(100):
+        host.mount(host.number_of("sda"), f"/mnt/{index}")
+    uses = host.uses_of(sda)
+    assert len(uses) == 9
+    assert uses[-1] == HostUse(MOUNT, "92 more")
+
+
+def test_swap_on_a_lun(host: HostBuilder) -> None:
+    sdb = host.disk("sdb")
+    host.write("/proc/swaps", f"{SWAPS_HEADER}/dev/sdb\tpartition\t1048572\t0\t-2\n/swap.img\tfile\t1\t0\t-3\n")
+    assert host.uses_of(sdb) == (HostUse(SWAP, "/dev/sdb"),)
+
+
+def test_lvm_on_md_on_two_disks_uses_both(host: HostBuilder) -> None:
+    disks = [host.disk(name) for name in ("sda", "sdb")]
+    for name in ("sda", "sdb"):
+        host.partition(name, f"{name}1")
+    host.stacked("md0", "sda1", "sdb1")
+    host.stacked("dm-0", "md0", dm=("vg--a-root", "LVM-abc"))
+    host.mount(host.number_of("dm-0"), "/")
+    for disk in disks:
+        assert kinds(host.uses_of(disk)) == {("MOUNT", "/"), ("LVM_PV", "vg-a"), ("MD_MEMBER", "md0")}
+
+
+def test_a_crypt_volume_uses_its_disk(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.stacked("dm-0", "sda", dm=("luks-home", "CRYPT-LUKS2-abc-luks-home"))
+    assert kinds(host.uses_of(sda)) == {("DM_HOLDER", "luks-home")}
+
+
+def test_both_paths_of_a_multipath_device_are_in_use(host: HostBuilder) -> None:
+    sda = host.disk("sda", "/sys/devices/pci0000:00/0000:00:05.0/host0", "E:ID_FS_TYPE=mpath_member")
+    sdb = host.disk("sdb", "/sys/devices/pci0000:00/0000:00:06.0/host1", "E:DM_MULTIPATH_DEVICE_PATH=1")
+    host.stacked("dm-0", "sda", "sdb", dm=("mpatha", "mpath-360"))
+    for disk in (sda, sdb):
+        assert kinds(host.uses_of(disk)) == {("MULTIPATH_MEMBER", "mpatha")}
+
+
+def test_holders_alone_tell_where_slaves_do_not(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.stacked("bcache0")
+    host.link(f"{sda}/holders/bcache0", "/sys/devices/virtual/block/bcache0")
+    assert kinds(host.uses_of(sda)) == {("DM_HOLDER", "bcache0")}
+
+
+def test_a_mounted_loop_on_a_disk_uses_it(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    loop = host.stacked("loop0")
+    host.write(f"{loop}/loop/backing_file", "/dev/sda\n")
+    host.mount(host.number_of("loop0"), "/mnt")
+    assert ("MOUNT", "/mnt") in kinds(host.uses_of(sda))
+
+
+def test_signatures_tell_what_is_not_active(host: HostBuilder) -> None:
+    expected = {
+        "LVM2_member": ("LVM_PV", ""),
+        "linux_raid_member": ("MD_MEMBER", "x:0"),
+        "zfs_member": ("ZFS_MEMBER", "x:0"),
+        "ceph_bluestore": ("CEPH_OSD", "x:0"),
+        "btrfs": ("BTRFS_MEMBER", "x:0"),
+        "mpath_member": ("MULTIPATH_MEMBER", ""),
+    }
+    for index, (fstype, use) in enumerate(expected.items()):
+        name = f"sd{chr(ord('a') + index)}"
+        disk = host.disk(name)
+        host.partition(name, f"{name}1", udev=f"E:ID_FS_TYPE={fstype}\nE:ID_FS_LABEL=x:0")
+        assert kinds(host.uses_of(disk)) == {use}
+
+
+def test_every_member_of_a_mounted_btrfs_is_in_use(host: HostBuilder) -> None:
+    sda, sdb = host.disk("sda"), host.disk("sdb")
+    for name in ("sda", "sdb"):
+        host.link(f"/sys/fs/btrfs/1-2/devices/{name}", host.path_of(name))
+    host.write("/sys/fs/btrfs/1-2/label", "pool\n")
+    host.mount("0:35", "/data", source="/dev/sda", fstype="btrfs", within="/@data")
+    assert kinds(host.uses_of(sda)) == {("BTRFS_MEMBER", "pool"), ("MOUNT", "/data")}
+    assert kinds(host.uses_of(sdb)) == {("BTRFS_MEMBER", "pool")}
+
+
+def test_a_file_system_mounted_in_another_namespace_is_a_use(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.partition("sda", "sda1")
+    host.directory("/sys/fs/ext4/features")
+    host.directory("/sys/fs/ext4/sda1")
+    assert [use.kind for use in host.uses_of(sda)] == [MOUNT]
+
+
+def test_an_nvme_namespace_uses_its_controller(host: HostBuilder) -> None:
+    disk = host.disk("nvme0n1", "/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0")
+    host.partition("nvme0n1", "nvme0n1p2")
+    host.mount(host.number_of("nvme0n1p2"), "/")
+    assert kinds(host.uses_of(disk)) == {("MOUNT", "/")}
+
+
+def shared_namespace(host: HostBuilder) -> str:
+    """Two controllers of one subsystem; the mounted namespace 1 is reached by the first only."""
+    head = host.disk("nvme2n1", "/sys/devices/virtual/nvme-subsystem/nvme-subsys2")
+    host.link("/sys/class/nvme-subsystem/nvme-subsys2", "/sys/devices/virtual/nvme-subsystem/nvme-subsys2")
+    for controller, slot in (("nvme0", "0000:00:04.0"), ("nvme1", "0000:00:05.0")):
+        path = host.directory(f"/sys/devices/pci0000:00/{slot}/nvme/{controller}")
+        host.link(f"/sys/class/nvme-subsystem/nvme-subsys2/{controller}", path)
+    host.mount(host.number_of("nvme2n1"), "/")
+    return head
+
+
+def test_a_shared_nvme_namespace_uses_the_controllers_that_reach_it(host: HostBuilder) -> None:
+    head = shared_namespace(host)
+    host.directory("/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme2c0n1")
+    assert host.uses().by_path.keys() == {head, "/sys/devices/pci0000:00/0000:00:04.0"}
+
+
+def test_all_controllers_of_a_shared_namespace_count_when_none_is_told(host: HostBuilder) -> None:
+    head = shared_namespace(host)
+    functions = {"/sys/devices/pci0000:00/0000:00:04.0", "/sys/devices/pci0000:00/0000:00:05.0"}
+    assert host.uses().by_path.keys() == {head, *functions}
+
+
+def test_a_gap_about_storage_is_a_gap_about_shared_nvme_controllers(host: HostBuilder) -> None:
+    shared_namespace(host)
+    host.unreadable("/proc/1/mountinfo")
+    assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
+
+
+# --- what cannot be read -----------------------------------------------------------------------------
+
+
+def test_unreadable_mounts_make_storage_unknown_and_nothing_else(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.stacked("md0", "sda")
+    host.unreadable("/proc/1/mountinfo")
+    uses = host.uses()
+    assert [kind for kind, _ in uses.unknown] == ["storage"]
+    assert "/proc/1/mountinfo" in uses.unknown[0][1]
+    assert kinds(uses.by_path[sda]) == {("MD_MEMBER", "md0")}
+
+
+def test_a_missing_file_that_every_host_has_makes_storage_unknown(host: HostBuilder) -> None:
+    host.at("/proc/swaps").unlink()
+    assert [kind for kind, _ in host.uses().unknown] == ["storage"]
+
+
+def test_a_line_of_mountinfo_that_is_none_makes_storage_unknown_and_the_others_count(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.append("/proc/1/mountinfo", "nonsense\n")
+    host.mount(host.number_of("sda"), "/")
+    uses = host.uses()
+    assert [kind for kind, _ in uses.unknown] == ["storage"]
+    assert kinds(uses.by_path[sda]) == {("MOUNT", "/")}
+
+
+def test_a_mount_of_a_device_that_sysfs_lacks_makes_storage_unknown(host: HostBuilder) -> None:
+    host.mount("8:99", "/mnt")
+    assert "8:99" in host.uses().unknown[0][1]
+
+
+def test_a_disk_that_udev_has_not_seen_makes_storage_unknown(host: HostBuilder) -> None:
+    host.disk("sda")
+    host.at("/run/udev/data/b8:1").unlink()
+    assert [kind for kind, _ in host.uses().unknown] == ["storage"]
+
+
+def test_network_and_fuse_mounts_are_no_disks_business(host: HostBuilder) -> None:
+    host.mount("0:50", "/nfs", source="server:/dev/x", fstype="nfs4")
+    host.mount("0:51", "/fuse", source="/dev/fuse", fstype="fuse.portal")
+    assert host.uses().unknown == ()
+
+
+# --- from a domain's disk to the host's --------------------------------------------------------------
+
+
+def test_block_paths_follow_links_and_stacks(host: HostBuilder) -> None:
+    sda, sdb = host.disk("sda"), host.disk("sdb")
+    host.partition("sdb", "sdb2")
+    host.stacked("dm-0", "sda", "sdb2", dm=("vg0-vm", "LVM-abc"))
+    host.link("/dev/disk/by-id/scsi-1", "/dev/sda")
+    host.link("/dev/vg0/vm", "/dev/dm-0")
+    assert block_paths(host.tree, "/dev/disk/by-id/scsi-1") == (sda,)
+    assert block_paths(host.tree, "/dev/sdb2") == (sdb,)
+    assert block_paths(host.tree, "/dev/vg0/vm") == (sda, sdb)
+    assert block_paths(host.tree, "/dev/mapper/vg0-vm") == (sda, sdb)
+
+
+def test_block_paths_of_what_is_no_block_device_are_none(host: HostBuilder) -> None:
+    host.write("/var/lib/image.qcow2", "")
+    for path in ("", "sda", "/", "/dev", "/dev/null", "/var/lib/image.qcow2", "/dev/../etc", "/dev/a\0b", "/x" * 5000):
+        assert block_paths(host.tree, path) == ()
+
+
+def test_the_disk_of_a_shared_namespace_leads_to_its_controllers(host: HostBuilder) -> None:
+    head = shared_namespace(host)
+    host.directory("/sys/devices/pci0000:00/0000:00:05.0/nvme/nvme1/nvme2c1n1")
+    assert set(block_paths(host.tree, "/dev/nvme2n1")) == {head, "/sys/devices/pci0000:00/0000:00:05.0"}
