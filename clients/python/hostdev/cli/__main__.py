@@ -1,0 +1,5 @@
+"""`python -m hostdev.cli` is hostdevctl."""
+
+from hostdev.cli import main
+
+main()

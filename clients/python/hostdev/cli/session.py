@@ -1,0 +1,31 @@
+"""What all commands share: the connection and the form of the answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import typer
+
+from hostdev.cli.output import Output, Printer
+from hostdev.client import HostdevClient
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of hostdevctl."""
+
+    client: HostdevClient
+    output: Output
+
+    @property
+    def printer(self) -> Printer:
+        """Writes in the chosen form."""
+        return Printer(self.output)
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that the global options opened."""
+    session = context.find_object(Session)
+    if session is None:
+        raise RuntimeError("the command runs without hostdevctl's global options")
+    return session

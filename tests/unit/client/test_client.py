@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hostdev import HostdevApiError, HostdevClient
+from hostdev.channel import DEFAULT_ADDRESS, address_or_default
+from hostdev.v1 import device_pb2, service_pb2
+from unit.client import fake_host
+from unit.client.fake_server import FakeHostdevd, no_device
+
+
+def test_lists_are_walked_to_the_empty_token(server: FakeHostdevd, client: HostdevClient) -> None:
+    listing = client.list_devices(page_size=3)
+    assert (listing.revision, listing.resume_token) == (7, "at-7")
+    assert list(listing) == server.devices
+    asked = server.asked(service_pb2.ListDevicesRequest)
+    assert [request.page_token for request in asked] == ["", "3", "6"]
+    assert {request.page_size for request in asked} == {3}
+
+
+def test_a_refused_list_is_raised_by_the_call_itself(server: FakeHostdevd, client: HostdevClient) -> None:
+    server.refusals["ListDevices"] = no_device("nope")
+    with pytest.raises(HostdevApiError, match="DEVICE_NOT_FOUND"):
+        client.list_devices(device_pb2.DeviceFilter(parent="nope"))
+
+
+def test_attach_makes_a_request_id_and_says_what_was_seen(server: FakeHostdevd, client: HostdevClient) -> None:
+    client.attach("web", fake_host.GPU)
+    client.attach("web", fake_host.GPU, expected_affected=[], wait_s=0.25)
+    unchecked, checked = server.asked(service_pb2.AttachRequest)
+    assert unchecked.request_id != checked.request_id
+    assert len(unchecked.request_id) == 36
+    assert not unchecked.HasField("expected_affected")
+    assert checked.HasField("expected_affected")
+    assert checked.wait.ToMilliseconds() == 250
+
+
+def test_the_deadline_leaves_the_server_time_to_answer(server: FakeHostdevd, client: HostdevClient) -> None:
+    client.timeout_s = 0.001  # not for attach and detach
+    began = time.monotonic()
+    assert client.detach(assignment=fake_host.ASSIGNMENT, wait_s=0).assignment.name == fake_host.ASSIGNMENT
+    assert time.monotonic() - began < 2
+    assert server.asked(service_pb2.DetachRequest)[0].HasField("wait")
+
+
+def test_every_call_carries_the_host_it_is_meant_for(server: FakeHostdevd) -> None:
+    with HostdevClient(server.address, host="lab1") as client:
+        client.get_host()
+        list(client.list_holders(vms=["web"]))
+        client.set_virtual_functions(fake_host.NIC, 0)
+    assert {request.host for request in server.requests} == {"lab1"}
+    assert server.requests[-1].HasField("count")
+
+
+@pytest.mark.parametrize("address", ["unix:/run/x.sock", "localhost:50051", "192.0.2.1:1", "[2001:db8::1]:50051"])
+def test_addresses(address: str) -> None:
+    assert address_or_default(address) == address
+
+
+@pytest.mark.parametrize("address", ["unix:", "/run/x.sock", "localhost", "http://x:1", "x:99999", "2001:db8::1:5"])
+def test_no_addresses(address: str) -> None:
+    with pytest.raises(ValueError, match="is no address"):
+        address_or_default(address)
+
+
+def test_the_address_comes_from_the_environment_else_it_is_the_local_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTDEV_ADDRESS", "lab:50051")
+    assert address_or_default(None) == "lab:50051"
+    monkeypatch.delenv("HOSTDEV_ADDRESS")
+    assert address_or_default(None) == DEFAULT_ADDRESS
