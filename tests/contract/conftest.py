@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-
 from api import Api, eventually
 from hosts import Host, lab_host, simulated_host
 

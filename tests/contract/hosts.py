@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar
 
 import grpc
 from api import Api
-from hostdevd.sim.simulation import Simulation, simulate
 
 from hostdevd.api.listeners import parse_address
 from hostdevd.app import Ports, serve_ports
@@ -26,6 +25,7 @@ from hostdevd.core.addresses import PciAddress
 from hostdevd.core.effects import Delays
 from hostdevd.core.ports import HostdevSpec, Target
 from hostdevd.ops.clock import SystemClock
+from hostdevd.sim.simulation import Simulation, simulate
 from hostdevd.virt.xml.hostdev import build_hostdev
 
 T = TypeVar("T")
@@ -195,7 +195,8 @@ def lab_host(directory: Path) -> Iterator[LabHost]:
     finally:
         server.terminate()
         assert server.wait(30) == 0, log.read_text()
-        server.stdout.close()
+        if server.stdout is not None:
+            server.stdout.close()
 
 
 def managed_pci(api: Api, device: str, alias: str) -> HostdevSpec:

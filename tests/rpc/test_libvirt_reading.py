@@ -13,7 +13,7 @@ from hostdevd.core.model import DomainEntry, HolderVia, Vm, VmState
 from hostdevd.core.ports import HostdevSpec, HypervisorError, NoSuchObject, Target
 
 if TYPE_CHECKING:
-    from tests.rpc.conftest import Connect, Daemon
+    from rpc.conftest import Connect, Daemon
 
 pytestmark = pytest.mark.asyncio
 
