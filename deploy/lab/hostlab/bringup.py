@@ -12,6 +12,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .agent import CONFIG, STATUS
@@ -19,6 +20,7 @@ from .guests import domain_xml
 from .lookup import Lookup
 from .topology import Guest, Topology, parse
 
+Step = tuple[str, Callable[[], None]]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
 _QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
@@ -40,27 +42,36 @@ def main() -> None:
     config = json.loads(CONFIG.read_text())
     topology = parse(TOPOLOGY.read_text())
     times: dict[str, float] = {}
-    steps: list[tuple[str, Callable[[], None]]] = [
+    hardware: list[Step] = [
         ("udev", _settle),
         ("modules", lambda: _load_modules(topology)),
         ("uses", lambda: _use_devices(topology)),
-        ("libvirt", _start_libvirt),
     ]
+    virtualization: list[Step] = [("libvirt", _start_libvirt)]
     if not config["boot_only_host"]:
-        steps += [
+        virtualization += [
             ("guests_started", lambda: _start_guests(topology.guests)),
             ("guests_ready", lambda: _await_guests(topology.guests)),
         ]
-    result: dict[str, object] = {"status": 0, "times_s": times}
-    try:
-        for name, step in steps:
-            step()
-            times[name] = round(time.clock_gettime(time.CLOCK_BOOTTIME), 1)
-    except Exception as error:  # whatever it was, the outer side must hear of it
-        traceback.print_exc()
-        result = {"error": f"{name}: {error}", "times_s": times}
+    # Side by side: udev waits mostly, and libvirt follows its events from the start.
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(lambda steps: _run(steps, times), (hardware, virtualization)))
+    result: dict[str, object] = {"status": 0, "times_s": dict(sorted(times.items(), key=lambda item: item[1]))}
+    if any(errors):
+        result["error"] = "; ".join(error for error in errors if error)
     STATUS.with_suffix(".new").write_text(json.dumps(result))
     STATUS.with_suffix(".new").rename(STATUS)
+
+
+def _run(steps: list[Step], times: dict[str, float]) -> str | None:
+    for name, step in steps:
+        try:
+            step()
+        except Exception as error:  # whatever it was, the outer side must hear of it
+            traceback.print_exc()
+            return f"{name}: {error}"
+        times[name] = round(time.clock_gettime(time.CLOCK_BOOTTIME), 1)
+    return None
 
 
 def call(*command: str, timeout_s: float = 60) -> str:
@@ -76,7 +87,7 @@ def _settle() -> None:
 
 
 def _load_modules(topology: Topology) -> None:
-    call("modprobe", "-a", "kvm_amd", "vfio_pci", "sg", "sd_mod", "br_netfilter")
+    call("modprobe", "-a", "vfio_pci", "sg", "sd_mod")
     debug = topology.scsi_debug
     if debug.max_luns:
         call("modprobe", "scsi_debug", f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0")
@@ -114,6 +125,7 @@ def _first(found: dict[str, object], key: str, role: str) -> str:
 
 
 def _start_libvirt() -> None:
+    call("modprobe", "kvm_amd")
     Path("/etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
     Path("/etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD_CONF)
     for directory in ("/var/log/libvirt/qemu", "/var/lib/libvirt/qemu", "/var/lib/libvirt/images", "/var/cache/libvirt/qemu"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import LabError
 from .qmp import Monitor
 from .topology import Device, Topology
 
@@ -21,6 +22,9 @@ class Lookup:
         self._topology = topology
         with Monitor() as monitor:
             self._pci = dict(_pci_addresses(monitor.execute("query-pci")))
+            usb = [d.role for d in topology.devices if d.driver.startswith("usb-")]
+            # Asked for, not taken from the file: a test may have plugged it in elsewhere.
+            self._usb_ports = {role: port for role in usb if (port := _port_now(monitor, role)) is not None}
 
     def everything(self) -> dict[str, Any]:
         """All roles (also of devices added later), the guests, and scsi_debug's LUNs."""
@@ -44,12 +48,21 @@ class Lookup:
         own: dict[str, Any] = {"role": device.role, "driver": device.driver}
         if device.role in self._pci:
             return own | _pci_facts(self._pci[device.role])
-        controller, _, number = device.get("bus").rpartition(".")
-        if device.driver.startswith("usb-") and controller in self._pci:
-            return own | _usb_facts(self._pci[controller], device.get("port"))
+        controller, _, _bus = device.get("bus").rpartition(".")
+        if device.driver.startswith("usb-"):
+            if device.role not in self._usb_ports or controller not in self._pci:
+                return own | {"kind": "usb", "present": False}
+            return own | _usb_facts(self._pci[controller], self._usb_ports[device.role])
         if device.driver in ("scsi-hd", "scsi-cd", "scsi-block") and controller in self._pci:
             return own | _scsi_facts(self._pci[controller], device)
         return own | {"kind": "other", "present": False}
+
+
+def _port_now(monitor: Monitor, role: str) -> str | None:
+    try:
+        return str(monitor.execute("qom-get", path=f"/machine/peripheral/{role}", property="port"))
+    except LabError:
+        return None
 
 
 def _pci_addresses(buses: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -154,8 +154,11 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
     }
     (config / "lab.env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in variables.items()))
     cpus = topology.cpus or min(max(os.cpu_count() or 2, 2), 4)
+    capabilities = cache / "capabilities"
+    capabilities.mkdir(exist_ok=True)
     boot = Boot(
-        kernel=linux.image, initramfs=host_image, config_dir=config, output_dir=output.resolve(), disk_dir=disks,
+        kernel=linux.image, initramfs=host_image, config_dir=config, output_dir=output.resolve(),
+        capabilities_dir=capabilities, disk_dir=disks,
         state_disk=state.resolve(), qmp_socket=work / "qmp.sock", console_log=work / "console.log",
         agent_port=_free_port(), server_port=options.port, cpus=cpus, iommu=options.iommu,
     )  # fmt: skip
@@ -179,9 +182,10 @@ def _await_ready(machine: Machine, timeout_s: float, work: Path) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         if not machine.alive():
-            said = (work / "qemu.log").read_text(errors="replace").strip()
+            log = (work / "qemu.log").read_text(errors="replace").splitlines()
+            said = [line for line in log if ": warning: " not in line][-3:]
             print(machine.console_tail(), file=sys.stderr)
-            raise LabError(f"the lab ended while booting. {said}".strip(), hint="try again with --verbose")
+            raise LabError(f"the lab ended while booting. {' / '.join(said)}".strip(), hint="try again with --verbose")
         try:
             machine.remote.await_ready(min(5.0, max(deadline - time.monotonic(), 0.1)))
         except TimeoutError:

@@ -20,6 +20,7 @@ class Boot:
     initramfs: Path
     config_dir: Path
     output_dir: Path
+    capabilities_dir: Path
     disk_dir: Path
     state_disk: Path
     qmp_socket: Path
@@ -105,12 +106,14 @@ def _own_devices(boot: Boot) -> list[str]:
     result += ["-chardev", option("socket", [("id", "qmp"), ("path", qmp)])]
     result += ["-device", "virtio-serial-pci,id=lab_serial,bus=pcie.0,addr=0x18"]
     result += ["-device", "virtserialport,bus=lab_serial.0,chardev=qmp,name=lab.qmp"]
+    result += ["-audiodev", "none,id=lab_audio"]
     result += ["-netdev", f"user,id=lab_net,ipv6=off,{forwards}"]
     result += ["-device", "virtio-net-pci,id=lab_nic,netdev=lab_net,bus=pcie.0,addr=0x19,mac=52:54:00:1a:b0:ff"]
     result += ["-blockdev", _blockdev_of("lab_state", boot.state_disk)]
     result += ["-device", "virtio-blk-pci,id=lab_state,drive=lab_state,serial=lab-state,bus=pcie.0,addr=0x1a"]
     result += ["-device", "virtio-rng-pci,id=lab_rng,bus=pcie.0,addr=0x1b"]
-    shares = [("root", boot.root, True), ("config", boot.config_dir, True), ("output", boot.output_dir, False)]
+    shares = [("root", boot.root, True), ("config", boot.config_dir, True), ("output", boot.output_dir, False),
+              ("capabilities", boot.capabilities_dir, False)]
     for slot, (tag, path, readonly) in enumerate(shares):
         result += ["-fsdev", option("local", [("id", tag), ("path", str(path)), ("security_model", "none"),
                                               ("readonly", readonly), ("multidevs", "remap")])]
