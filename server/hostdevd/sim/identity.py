@@ -27,21 +27,18 @@ def identity_of(graph: DeviceGraph, device: NodeDevice, told: Mapping[str, Ident
 
 
 def _derived(graph: DeviceGraph, device: NodeDevice) -> IdentityFacts:
-    path = device.path or ""
     if isinstance(device.facts, PciFacts):
-        root = _ROOT.search(path + "/")
-        below = "/".join(_FUNCTION.findall(path))
-        return IdentityFacts(root=root[1] if root else f"{device.facts.address.domain:04x}:00", path=below)
+        return _pci_place(device, device.facts)
     if isinstance(device.facts, UsbFacts):
         controller = next((above for above in graph.ancestors(device.name) if isinstance(above.facts, PciFacts)), None)
-        port = _USB_PORT.fullmatch(path.rpartition("/")[2])
+        port = _USB_PORT.fullmatch((device.path or "").rpartition("/")[2])
         classes = sorted(
             f"{child.facts.interface_class:02x}"
             for child in (graph.nodes[name] for name in graph.children(device.name))
             if isinstance(child.facts, UsbInterfaceFacts)
         )
         return IdentityFacts(
-            root=(controller.path or "") if controller else "",
+            root=_function_place(controller) if controller else "",
             path=port[1] if port else "",
             interfaces=",".join(classes),
         )
@@ -52,6 +49,26 @@ def _derived(graph: DeviceGraph, device: NodeDevice) -> IdentityFacts:
         return IdentityFacts(
             wwid=(disk.wwn or "") if isinstance(disk, StorageFacts) else "",
             serial=(disk.serial or "") if isinstance(disk, StorageFacts) else "",
-            path=f"{(adapter.path or '') if adapter else ''}/{address.bus}:{address.target}:{address.lun}",
+            path=f"{_adapter_place(adapter)}/{address.bus}:{address.target}:{address.lun}",
         )
     return IdentityFacts()
+
+
+def _pci_place(device: NodeDevice, facts: PciFacts) -> IdentityFacts:
+    path = device.path or ""
+    root = _ROOT.search(f"{path}/")
+    return IdentityFacts(
+        root=root[1] if root else f"{facts.address.domain:04x}:00", path="/".join(_FUNCTION.findall(path))
+    )
+
+
+def _function_place(device: NodeDevice) -> str:
+    """Root and path of a PCI function: its sysfs path would move with the bus numbers."""
+    if not isinstance(device.facts, PciFacts):
+        return ""
+    place = _pci_place(device, device.facts)
+    return f"{place.root}/{place.path}"
+
+
+def _adapter_place(adapter: NodeDevice | None) -> str:
+    return (_function_place(adapter) or adapter.name) if adapter else "host"

@@ -18,7 +18,7 @@ from hostdevd.core.ports import (
     NoSuchObject,
     Target,
 )
-from unit.sim.rig import ALPHA, DEAF, NIC, STUBBORN, Rig, by_alias, settle
+from unit.sim.rig import ALPHA, DEAF, KEEPER, NIC, STUBBORN, Rig, by_alias, settle
 
 
 async def test_detach_returns_before_the_device_has_left(rig: Rig) -> None:
@@ -184,3 +184,12 @@ async def test_twins_by_product_are_refused_and_one_alone_is_found(rig: Rig) -> 
     names = await rig.sim.hypervisor.node_device_names()
     assert "usb_2_4" in names
     assert "scsi_6_0_0_0" not in names
+
+
+async def test_a_configured_device_without_alias_goes_by_its_own_element(rig: Rig) -> None:
+    ((alias, kept),) = (await rig.config(KEEPER)).items()
+    assert alias is None
+    await rig.sim.hypervisor.detach(KEEPER, kept, Target.CONFIG)
+    assert await rig.config(KEEPER) == {}
+    with pytest.raises(NoSuchObject):
+        await rig.sim.hypervisor.detach(KEEPER, kept, Target.CONFIG)
