@@ -211,6 +211,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             log.info("shutting down")
         finally:
             follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
             await health.shutdown()
             await hub.drain(DRAIN_S)
             await server.stop(grace=DRAIN_S)
@@ -260,12 +261,8 @@ async def _follow_health(sync: Sync, health: Health) -> None:
         while True:
             changed.clear()
             await health.set(serving=sync.connected)
-            waiting = asyncio.create_task(changed.wait())
-            synced = asyncio.create_task(sync.synced.wait())
-            tasks = {waiting} if sync.connected else {waiting, synced}
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            synced.cancel()
+            # A connection that broke tells at once; one that came back counts when the store has caught up.
+            await (changed.wait() if sync.connected else sync.synced.wait())
     finally:
         stop()
 

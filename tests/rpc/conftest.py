@@ -61,7 +61,7 @@ class Daemon:
         # Privileged, it would take the machine's own sockets.
         user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if _is_root() else {}
         with (self.root / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603  the keys of `user` are optional
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
                 [self._program], env=environment, stdout=log, stderr=log, **user
             )
         deadline = time.monotonic() + GUARD_S

@@ -17,7 +17,7 @@ from hostdevd.core.ports import (
 )
 
 if TYPE_CHECKING:
-    from tests.rpc.conftest import Connect, Daemon
+    from rpc.conftest import Connect, Daemon
 
 pytestmark = pytest.mark.asyncio
 

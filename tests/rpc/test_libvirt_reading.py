@@ -13,7 +13,7 @@ from hostdevd.core.model import DomainEntry, HolderVia, Vm, VmState
 from hostdevd.core.ports import HostdevSpec, HypervisorError, NoSuchObject, Target
 
 if TYPE_CHECKING:
-    from tests.rpc.conftest import Connect, Daemon
+    from rpc.conftest import Connect, Daemon
 
 pytestmark = pytest.mark.asyncio
 
@@ -110,7 +110,9 @@ async def test_what_a_driver_cannot_do_is_libvirts_error(host: str, connect: Con
     async with connect(host) as (port, _):
         attempts: tuple[Callable[[], Coroutine[None, None, None]], ...] = (
             lambda: port.attach(UUID, HostdevSpec("ua-hostdev-2", PciAddress(0, 5, 0, 1)), Target.LIVE),
-            lambda: port.detach(UUID, "ua-hostdev-1", Target.CONFIG),
+            lambda: port.detach(
+                UUID, DomainEntry(HolderVia.HOSTDEV, PciAddress(0, 5, 0, 1), alias="ua-hostdev-1"), Target.CONFIG
+            ),
             lambda: port.nodedev_detach("pci_0000_00_05_0"),
             lambda: port.nodedev_reattach("pci_0000_00_05_0"),
         )

@@ -40,17 +40,19 @@ def domain_def(xml: str, pool_macs: frozenset[str] = frozenset()) -> DomainDef:
     )
 
 
-def entry_xml(xml: str, entry: DomainEntry) -> str | None:
-    """The element behind an entry as it stands in the definition, None when it is not there.
-
-    For entries without an alias: libvirt keeps only user aliases in inactive definitions.
-    """
-    root = parse(xml)
+def find_element(root: etree._Element, entry: DomainEntry) -> etree._Element | None:
+    """The element of a domain's document behind an entry, None when it is not there."""
     devices = root.find("devices") if root.tag == "domain" else None
     for element in devices if devices is not None else ():
         if any((found.source, found.alias) == (entry.source, entry.alias) for found in _entries(element)):
-            return etree.tostring(element, encoding="unicode", with_tail=False)
+            return element
     return None
+
+
+def entry_xml(xml: str, entry: DomainEntry) -> str | None:
+    """The same as text. For entries without an alias: libvirt keeps only user aliases in inactive definitions."""
+    element = find_element(parse(xml), entry)
+    return None if element is None else etree.tostring(element, encoding="unicode", with_tail=False)
 
 
 def network_macs(xml: str) -> frozenset[str]:

@@ -1,0 +1,174 @@
+"""Brings the lab host up after its early boot: udev, what the host uses, libvirt, guests.
+
+Writes ``/run/lab/status.json`` once, at its end: ``{"status": 0, "times_s": {step: uptime}}``
+or ``{"error": text}``. Uptime counts from the lab kernel's start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .agent import CONFIG, STATUS
+from .guests import domain_xml
+from .lookup import Lookup
+from .topology import Guest, Topology, parse
+
+Step = tuple[str, Callable[[], None]]
+TOPOLOGY = Path("/lab/config/topology.toml")
+GUEST_DIR = Path("/run/lab/guests")
+_QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
+security_driver = "none"
+user = "root"
+group = "root"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+"""
+_LIBVIRTD_CONF = """unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+"""
+
+
+def main() -> None:
+    """Run every step; the status file says how it went."""
+    config = json.loads(CONFIG.read_text())
+    topology = parse(TOPOLOGY.read_text())
+    times: dict[str, float] = {}
+    hardware: list[Step] = [
+        ("udev", _settle),
+        ("modules", lambda: _load_modules(topology)),
+        ("uses", lambda: _use_devices(topology)),
+    ]
+    virtualization: list[Step] = [("libvirt", _start_libvirt)]
+    if not config["boot_only_host"]:
+        virtualization += [
+            ("guests_started", lambda: _start_guests(topology.guests)),
+            ("guests_ready", lambda: _await_guests(topology.guests)),
+        ]
+    # Side by side: udev waits mostly, and libvirt follows its events from the start.
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(lambda steps: _run(steps, times), (hardware, virtualization)))
+    result: dict[str, object] = {"status": 0, "times_s": dict(sorted(times.items(), key=lambda item: item[1]))}
+    if any(errors):
+        result["error"] = "; ".join(error for error in errors if error)
+    STATUS.with_suffix(".new").write_text(json.dumps(result))
+    STATUS.with_suffix(".new").rename(STATUS)
+
+
+def _run(steps: list[Step], times: dict[str, float]) -> str | None:
+    for name, step in steps:
+        try:
+            step()
+        except Exception as error:  # whatever it was, the outer side must hear of it
+            traceback.print_exc()
+            return f"{name}: {error}"
+        times[name] = round(time.clock_gettime(time.CLOCK_BOOTTIME), 1)
+    return None
+
+
+def call(*command: str, timeout_s: float = 60) -> str:
+    """Run a program; its stdout. RuntimeError carries its stderr."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def _settle() -> None:
+    call("udevadm", "settle", "--timeout=60")
+
+
+def _load_modules(topology: Topology) -> None:
+    call("modprobe", "-a", "vfio_pci", "sg", "sd_mod")
+    debug = topology.scsi_debug
+    if debug.max_luns:
+        call("modprobe", "scsi_debug", f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0")
+    call("udevadm", "settle", "--timeout=60")
+
+
+def _use_devices(topology: Topology) -> None:
+    lookup = Lookup(topology)
+    for device in topology.devices:
+        kind, _, argument = device.use.partition(":")
+        if not kind or not device.plugged:
+            continue
+        found = lookup.describe(device)
+        if kind == "mount":
+            os.makedirs(argument, exist_ok=True)
+            call("mount", f"/dev/{_first(found, 'block', device.role)}", argument)
+        elif kind == "swap":
+            call("swapon", f"/dev/{_first(found, 'block', device.role)}")
+        elif kind == "bridge":
+            name = _first(found, "net", device.role)
+            if not Path("/sys/class/net", argument).exists():
+                call("ip", "link", "add", argument, "type", "bridge")
+            call("ip", "link", "set", name, "master", argument)
+            call("ip", "link", "set", name, "up")
+            call("ip", "link", "set", argument, "up")
+        else:
+            raise RuntimeError(f"{device.role}: unknown use {device.use!r}")
+
+
+def _first(found: dict[str, object], key: str, role: str) -> str:
+    names = found.get(key)
+    if not isinstance(names, list) or not names:
+        raise RuntimeError(f"{role}: the lab shows no {key} device for it")
+    return str(names[0])
+
+
+def _start_libvirt() -> None:
+    call("modprobe", "kvm_amd")
+    Path("/etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
+    Path("/etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD_CONF)
+    for directory in ("/var/log/libvirt/qemu", "/var/lib/libvirt/qemu", "/var/lib/libvirt/images", "/var/cache/libvirt/qemu"):
+        os.makedirs(directory, exist_ok=True)
+    for daemon in ("virtlogd", "libvirtd"):
+        with open(f"/var/log/lab/{daemon}.log", "ab") as log:
+            subprocess.Popen(["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            call("virsh", "-c", "qemu:///system", "version")
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+        else:
+            return
+
+
+def _start_guests(guests: tuple[Guest, ...]) -> None:
+    known = set(call("virsh", "list", "--all", "--name").split())
+    script = []
+    for guest in guests:
+        for end in ("in", "out"):
+            path = GUEST_DIR / f"{guest.name}.{end}"
+            if not path.exists():
+                os.mkfifo(path, 0o600)
+        xml = GUEST_DIR / f"{guest.name}.xml"
+        xml.write_text(domain_xml(guest))
+        # A kept state disk brings its domains with it, changed by whoever used them.
+        if guest.persistent and guest.name not in known:
+            script.append(f"define {xml}")
+        if guest.running:
+            script.append(f"start {guest.name}" if guest.persistent else f"create {xml}")
+    if script:
+        call("virsh", "; ".join(script), timeout_s=180)
+
+
+def _await_guests(guests: tuple[Guest, ...]) -> None:
+    for guest in guests:
+        if guest.running:
+            call(f"{Path(__file__).parents[1]}/inside/bin/lab-guest", "--timeout", "180", guest.name, "true", timeout_s=200)
+
+
+if __name__ == "__main__":
+    main()
