@@ -16,10 +16,10 @@ _MAX_PORT = 65535
 OPTIONS: tuple[tuple[str, str | int], ...] = (
     # A page ends at 2 MiB, so gRPC's own limit leaves room for one device of any size.
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-    # Servers end a connection that pings more often than every 5 minutes, unless told otherwise. Watches find a
-    # dead server much earlier by its missing bookmarks.
-    ("grpc.keepalive_time_ms", 310_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    # hostdevd allows a ping every 5 seconds, also while a call waits for a guest without a word.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     # A server that restarts is back within seconds: gRPC would wait for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),

@@ -69,6 +69,7 @@ class FakeHostdevd(HostDeviceServiceServicer, HostDeviceAdminServiceServicer):
         self.refusals: dict[str, Refused] = {}
         self.watches: list[Watch] = []
         self.devices = fake_host.devices()
+        self.affected = fake_host.affected()
         self.plan = assignment_pb2.Plan(
             steps=[
                 assignment_pb2.PlanStep(kind=assignment_pb2.PLAN_STEP_KIND_HOST_DETACH, device=fake_host.GPU),
@@ -125,7 +126,7 @@ class FakeHostdevd(HostDeviceServiceServicer, HostDeviceAdminServiceServicer):
         shown = self.devices
         if request.filter.affected_by:
             device = self._device(request.filter.affected_by, context)
-            shown = [self._device(name, context) for name in fake_host.affected().get(device.name, [])]
+            shown = [self._device(name, context) for name in self.affected.get(device.name, [])]
         if request.filter.types:
             shown = [device for device in shown if device.type in request.filter.types]
         start = int(request.page_token or 0)

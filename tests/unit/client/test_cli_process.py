@@ -79,7 +79,8 @@ def test_the_question_shows_the_group_and_takes_yes(server: FakeHostdevd, enviro
 
 @pytest.mark.parametrize(("typed", "expected"), [(b"\n", 1), (b"n\n", 1), (CTRL_C, 130)])
 def test_the_question_takes_no(server: FakeHostdevd, environment: dict[str, str], typed: bytes, expected: int) -> None:
-    status, _ = on_a_terminal(["attach", "web", GPU], environment, typed)
+    status, shown = on_a_terminal(["attach", "web", GPU], environment, typed)
+    assert "[y/N]" in shown
     assert status == expected
     assert [request.validate_only for request in server.asked(service_pb2.AttachRequest)] == [True]
 

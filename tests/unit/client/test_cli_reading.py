@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from hostdev.v1 import service_pb2
+from hostdev.v1 import device_pb2, service_pb2
 from unit.client import fake_host
 from unit.client.fake_host import CAMERA, DISK, ETH1, GPU, GPU_GROUP, NIC, SOUND
 from unit.client.fake_server import FakeHostdevd, Refused, error_info
@@ -196,3 +196,15 @@ def test_nothing_becomes_a_traceback(hostdevctl: Run, monkeypatch: pytest.Monkey
     assert shown.status == 1
     assert shown.err.startswith("hostdevctl: internal error: ZeroDivisionError")
     assert len(shown.err.splitlines()) == 1
+
+
+def test_a_picture_shows_what_the_host_uses_far_below(server: FakeHostdevd, hostdevctl: Run) -> None:
+    used = device_pb2.HostUse(kind=device_pb2.HOST_USE_KIND_MOUNT, detail="/boot")
+    server.devices += [
+        device_pb2.Device(name="scsi_host0", uid="dev-host0", type="scsi_host", parent=DISK),
+        device_pb2.Device(name="block_sda", uid="dev-sda", type="storage", parent="scsi_host0", host_uses=[used]),
+    ]
+    server.affected[DISK] = ["block_sda"]
+    lines = hostdevctl("why", DISK).out.splitlines()
+    assert next(line for line in lines if "block_sda" in line).startswith("└── block_sda")
+    assert lines[-1].strip() == "└── the host uses it: MOUNT /boot"

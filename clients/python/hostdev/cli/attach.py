@@ -16,7 +16,7 @@ from hostdev.cli.output import Output, Printer, note
 from hostdev.cli.picture import group_of, group_picture, members
 from hostdev.cli.plans import endpoints, losses, plan_views
 from hostdev.cli.progress import waiting
-from hostdev.cli.records import IN_FLIGHT, record_views, refuse_failed, refuse_unfinished
+from hostdev.cli.records import record_views, refuse_failed, refuse_unfinished
 from hostdev.cli.session import Session, session_of
 from hostdev.cli.words import word
 from hostdev.client import DEFAULT_WAIT_S
@@ -24,6 +24,7 @@ from hostdev.errors import HostdevApiError
 from hostdev.v1 import assignment_pb2, service_pb2
 
 _POLL_S = 0.5
+_UNDER_WAY = frozenset({assignment_pb2.ASSIGNMENT_STATE_ATTACHING, assignment_pb2.ASSIGNMENT_STATE_ROLLING_BACK})
 
 
 def register(app: typer.Typer) -> None:
@@ -114,7 +115,7 @@ def _show(session: Session, answer: service_pb2.AttachResponse) -> None:
 
 def _finish(record: assignment_pb2.Assignment, wait_s: float, again: str) -> None:
     refuse_failed(record)
-    refuse_unfinished(record, wait_s=wait_s, again=again)
+    refuse_unfinished(record, assignment_pb2.ASSIGNMENT_STATE_ATTACHING, wait_s=wait_s, again=again)
 
 
 def _confirm(session: Session, vm: str, device: str, planned: assignment_pb2.Plan) -> None:
@@ -129,7 +130,7 @@ def _confirm(session: Session, vm: str, device: str, planned: assignment_pb2.Pla
     beside = Printer(stream=sys.stderr)
     if group is not None:
         known = members(session.client, group)
-        named = next((one.name for one in known.values() if device in {one.name, one.uid}), device)
+        named = next((one.name for one in known.devices.values() if device in {one.name, one.uid}), device)
         beside.draw(group_picture(group, known, marked=named))
     beside.draw(*losses(planned))
     try:
@@ -161,7 +162,7 @@ def _join(session: Session, record: assignment_pb2.Assignment, wait_s: float) ->
     """The assignment once it is settled, or as it is after `wait_s` seconds."""
     until = time.monotonic() + wait_s
     with waiting(f"{record.vm.name}: {word(record, 'state').lower()}"):
-        while record.state in IN_FLIGHT and (left := until - time.monotonic()) > 0:
+        while record.state in _UNDER_WAY and (left := until - time.monotonic()) > 0:
             time.sleep(min(_POLL_S, left))
             record = session.client.get_assignment(record.name)
     return record

@@ -13,6 +13,7 @@ from hostdev.cli.progress import waiting
 from hostdev.cli.records import record_views, refuse_unfinished
 from hostdev.cli.session import session_of
 from hostdev.client import DEFAULT_WAIT_S
+from hostdev.v1 import assignment_pb2
 
 
 def register(app: typer.Typer) -> None:
@@ -45,4 +46,4 @@ def detach(
         raise
     record = answer.assignment
     session.printer.resource(answer, record.name, *record_views(record))
-    refuse_unfinished(record, wait_s=wait_s, again=again)
+    refuse_unfinished(record, assignment_pb2.ASSIGNMENT_STATE_DETACHING, wait_s=wait_s, again=again)

@@ -28,9 +28,11 @@ def explain(
         yield cell(Text.assemble((subject, "bold"), (" cannot be assigned:", "red")))
         for reason in eligibility.reasons:
             yield from _reason(reason, subject)
-    held_by = list(holders)
-    for held in held_by:
-        which = "it" if held.device == subject else held.device
+    held_by: dict[str, list[holder_pb2.Holder]] = {}
+    for held in holders:
+        held_by.setdefault(held.vm.uuid or held.vm.name, []).append(held)
+    for held, *more in held_by.values():
+        which = "it" if held.device == subject else ", ".join(one.device for one in (held, *more))
         where = f"{lower(held.vm, 'state')}, {scopes(held)}, {lower(held, 'via')}"
         yield cell(Text.assemble((subject, "bold"), (f" is taken: {held.vm.name} holds {which} ({where})", "yellow")))
         yield cell(Text(f"  → hostdevctl detach {held.vm.name} {held.device}", style="italic"))

@@ -81,6 +81,8 @@ def group_verdict(shown: group_pb2.Group) -> Text:
         return Text("available", style="green")
     if shown.eligibility.eligible:
         return Text("not available", style="yellow")
+    if not _endpoints(shown):
+        return Text("bridges only", style="dim")
     return Text(codes(shown.eligibility) or "not eligible", style="red")
 
 

@@ -50,7 +50,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
     )
     for index in shown:
         # Whatever else has to fold on a narrow terminal, names stay whole: they are copied.
-        drawn.add_column(headers[index], overflow="fold", no_wrap=index == 0)
+        drawn.add_column(headers[index], overflow="fold", no_wrap=index == 0, min_width=len(headers[index]))
     for row in cells:
         drawn.add_row(*(row[index] for index in shown))
     return drawn

@@ -12,13 +12,6 @@ from hostdev.cli.output import Cell, cell, note, table
 from hostdev.cli.words import lower, scopes, word
 from hostdev.v1 import assignment_pb2
 
-IN_FLIGHT = frozenset(
-    {
-        assignment_pb2.ASSIGNMENT_STATE_ATTACHING,
-        assignment_pb2.ASSIGNMENT_STATE_ROLLING_BACK,
-        assignment_pb2.ASSIGNMENT_STATE_DETACHING,
-    }
-)
 _STYLES = {"ATTACHED": "green", "FAILED": "red", "DETACHED": "dim"}
 
 
@@ -62,9 +55,15 @@ def refuse_failed(record: assignment_pb2.Assignment) -> None:
     raise Refusal(f"{failure.info.reason or 'ATTACH_FAILED'}: {failure.message}{undone}", failure.reasons)
 
 
-def refuse_unfinished(record: assignment_pb2.Assignment, *, wait_s: float, again: str) -> None:
-    """Not yet there after a wait is no success: a script must not go on. A wait of 0 asked for no more."""
-    if record.state not in IN_FLIGHT:
+def refuse_unfinished(
+    record: assignment_pb2.Assignment,
+    under_way: assignment_pb2.AssignmentState.ValueType,
+    *,
+    wait_s: float,
+    again: str,
+) -> None:
+    """Still `under_way` after a wait is no success: a script must not go on. A wait of 0 asked for no more."""
+    if record.state != under_way:
         return
     said = f"still {lower(record, 'state')}; the server goes on. To wait again: {again}"
     if wait_s > 0:
