@@ -41,6 +41,10 @@ def run() -> int:
         except TimeoutError:
             print(f"lab: the command did not end in {options.timeout:.0f} s; the lab is stopped", file=sys.stderr)
             status = TIMEOUT_STATUS
+        except LabError:
+            if not machine.alive():
+                print(machine.console_tail(), file=sys.stderr)
+            raise
     return status
 
 

@@ -29,6 +29,7 @@ from .topology import Topology, parse
 PROGRAM = Path(__file__).resolve().parents[1]
 SOCKET_IN_LAB = "/run/hostdevd/hostdevd.sock"
 _STATE_MIB = 512
+_BOOT_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -44,7 +45,11 @@ class Options:
     iommu: bool
     verbose: bool
     wait: bool
-    boot_timeout_s: float = 300.0
+    boot_timeout_s: float = 180.0
+
+
+class BootError(LabError):
+    """The emulated machine died or hung while booting: worth another attempt."""
 
 
 class Machine:
@@ -59,7 +64,12 @@ class Machine:
         """Whether QEMU still runs."""
         return self._process.poll() is None
 
-    def console_tail(self, lines: int = 25) -> str:
+    def ending(self) -> str:
+        """How QEMU ended, in words."""
+        status = self._process.returncode
+        return f"QEMU died of signal {-status}" if status is not None and status < 0 else f"QEMU ended with status {status}"
+
+    def console_tail(self, lines: int = 80) -> str:
         """The last lines of the lab's console."""
         text = self._console.read_text(errors="replace") if self._console.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
@@ -102,20 +112,45 @@ def booted(options: Options) -> Iterator[Machine]:
         work = Path(tempfile.mkdtemp(prefix="hostdevd-lab-"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         boot, token = _prepare(options, topology, cache, work)
-        process = _start(arguments(topology, boot, verbose=options.verbose), work)
-        machine = Machine(process, Remote(boot.agent_port, token), boot.console_log)
-        stack.callback(machine.kill)
+        stack.callback(_keep_console, boot)
         running = cache / "running.json"
         stack.callback(running.unlink, missing_ok=True)
         _write_private(running, json.dumps({"port": boot.agent_port, "token": token, "pid": os.getpid()}))
         if options.verbose:
-            tail = subprocess.Popen(["tail", "-n", "+1", "-F", "-q", str(boot.console_log)], stdout=sys.stderr,
-                                    stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent)
-            stack.callback(tail.wait)
-            stack.callback(tail.kill)
-        _await_ready(machine, options.boot_timeout_s, work)
+            stack.enter_context(_shown(boot.console_log))
+        for attempt in range(1, _BOOT_ATTEMPTS + 1):
+            process = _start(arguments(topology, boot, verbose=options.verbose), work)
+            machine = Machine(process, Remote(boot.agent_port, token), boot.console_log)
+            stack.callback(machine.kill)
+            try:
+                _await_ready(machine, options.boot_timeout_s, work)
+                break
+            except BootError as error:
+                machine.kill()
+                if attempt == _BOOT_ATTEMPTS:
+                    raise
+                # Said aloud, never silent: a lab that needs this often is broken.
+                print(f"lab: {error} Booting again.", file=sys.stderr, flush=True)
         yield machine
         machine.power_off()
+
+
+@contextlib.contextmanager
+def _shown(console: Path) -> Iterator[None]:
+    tail = subprocess.Popen(
+        ["tail", "-n", "+1", "-F", "-q", str(console)],
+        stdout=sys.stderr, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        tail.kill()
+        tail.wait()
+
+
+def _keep_console(boot: Boot) -> None:
+    with contextlib.suppress(OSError):
+        shutil.copy(boot.console_log, boot.output_dir / "console.log")
 
 
 def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> tuple[Boot, str]:
@@ -185,13 +220,14 @@ def _await_ready(machine: Machine, timeout_s: float, work: Path) -> None:
             log = (work / "qemu.log").read_text(errors="replace").splitlines()
             said = [line for line in log if ": warning: " not in line][-3:]
             print(machine.console_tail(), file=sys.stderr)
-            raise LabError(f"the lab ended while booting. {' / '.join(said)}".strip(), hint="try again with --verbose")
+            raise BootError(f"the lab ended while booting ({machine.ending()}). {' / '.join(said)}".strip(),
+                            hint="try again with --verbose")
         try:
             machine.remote.await_ready(min(5.0, max(deadline - time.monotonic(), 0.1)))
         except TimeoutError:
             if time.monotonic() > deadline:
                 print(machine.console_tail(), file=sys.stderr)
-                raise LabError(f"the lab did not come up in {timeout_s:.0f} s", hint="try again with --verbose") from None
+                raise BootError(f"the lab did not come up in {timeout_s:.0f} s.", hint="try again with --verbose") from None
         except LabError:
             print(machine.console_tail(), file=sys.stderr)
             with contextlib.suppress(LabError, OSError):

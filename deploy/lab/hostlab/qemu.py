@@ -83,7 +83,8 @@ def arguments(topology: Topology, boot: Boot, *, verbose: bool = False) -> list[
     cmdline += "" if verbose else " quiet loglevel=4"
     result = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
     result += ["-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"]
-    result += ["-cpu", "max,+svm", "-smp", str(boot.cpus), "-m", f"{topology.memory_mib}M"]
+    # Five-level page tables and virtual GIF only give the nested emulation more to do.
+    result += ["-cpu", "max,+svm,-la57,-vgif", "-smp", str(boot.cpus), "-m", f"{topology.memory_mib}M"]
     result += ["-uuid", "6c616221-0000-4000-8000-686f73746465", "-name", "hostdevd-lab"]
     result += ["-kernel", str(boot.kernel), "-initrd", str(boot.initramfs), "-append", cmdline]
     if boot.iommu:

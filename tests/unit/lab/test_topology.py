@@ -10,10 +10,10 @@ import pytest
 LAB = Path(__file__).resolve().parents[3] / "deploy" / "lab"
 sys.path.insert(0, str(LAB))
 
-from hostlab.errors import LabError  # noqa: E402
-from hostlab.guests import domain_xml  # noqa: E402
-from hostlab.qemu import Boot, arguments, device_arguments, option  # noqa: E402
-from hostlab.topology import Topology, parse  # noqa: E402
+from hostlab.errors import LabError
+from hostlab.guests import domain_xml
+from hostlab.qemu import Boot, arguments, device_arguments, option
+from hostlab.topology import Topology, parse
 
 DISKS = Path("/disks")
 
@@ -32,7 +32,7 @@ def devices(text: str) -> list[str]:
 
 def boot(*, iommu: bool = True, server_port: int | None = None) -> Boot:
     """Some boot's files."""
-    here = Path("/work-dir")
+    here = Path("/files")
     return Boot(
         kernel=here, initramfs=here, config_dir=here, output_dir=here, capabilities_dir=here, disk_dir=DISKS,
         state_disk=here, qmp_socket=here, console_log=here, agent_port=4000, server_port=server_port, cpus=2, iommu=iommu,
