@@ -6,6 +6,7 @@ or ``{"error": text}``. Uptime counts from the lab kernel's start.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from .topology import Guest, Topology, parse
 Step = tuple[str, Callable[[], None]]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
+SAVED = Path("/lab/guests")
 _QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
 security_driver = "none"
 user = "root"
@@ -52,6 +54,7 @@ def main() -> None:
         steps += [
             ("guests_started", lambda: _start_guests(topology.guests)),
             ("guests_ready", lambda: _await_guests(topology.guests)),
+            ("guests_kept", lambda: _keep_guests(topology.guests)),
         ]
     result: dict[str, object] = {"status": 0, "times_s": times}
     if (error := _run(steps, times)) is not None:
@@ -153,9 +156,15 @@ def _start_guests(guests: tuple[Guest, ...]) -> None:
         xml = GUEST_DIR / f"{guest.name}.xml"
         xml.write_text(domain_xml(guest))
         # A kept state disk brings its domains with it, changed by whoever used them.
-        if guest.persistent and guest.name not in known:
+        kept = guest.name in known
+        if guest.persistent and not kept:
             script.append(f"define {xml}")
-        if guest.running:
+        if not guest.running:
+            continue
+        image = saved_image(guest)
+        if image.exists() and not kept:
+            script.append(f"restore {image} --running")
+        else:
             script.append(f"start {guest.name}" if guest.persistent else f"create {xml}")
     if script:
         call("virsh", "; ".join(script), timeout_s=180)
@@ -163,8 +172,41 @@ def _start_guests(guests: tuple[Guest, ...]) -> None:
 
 def _await_guests(guests: tuple[Guest, ...]) -> None:
     for guest in guests:
-        if guest.running:
-            call(f"{Path(__file__).parents[1]}/inside/bin/lab-guest", "--timeout", "180", guest.name, "true", timeout_s=200)
+        if not guest.running:
+            continue
+        try:
+            _answers(guest)
+        except RuntimeError:
+            saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
+            raise
+
+
+def _keep_guests(guests: tuple[Guest, ...]) -> None:
+    """Save each guest as it is after its boot, and go on from there: the next lab need not boot it."""
+    for guest in guests:
+        image = saved_image(guest)
+        if not guest.running or image.exists():
+            continue
+        fresh = image.with_suffix(".new")
+        call("virsh", f"save {guest.name} {fresh} --running; restore {fresh} --running", timeout_s=120)
+        _answers(guest)
+        for old in SAVED.glob(f"{guest.name}-*.save"):
+            old.unlink()
+        fresh.rename(image)
+
+
+def _answers(guest: Guest) -> None:
+    command = f"{Path(__file__).parents[1]}/inside/bin/lab-guest"
+    call(command, "--timeout", "180", guest.name, "true", timeout_s=200)
+
+
+def saved_image(guest: Guest) -> Path:
+    """Where a guest's state after boot is kept: another definition, kernel or QEMU has another."""
+    emulator = Path("/usr/bin/qemu-system-x86_64").stat()
+    parts = [domain_xml(guest), os.uname().release, f"{emulator.st_size} {emulator.st_mtime_ns}"]
+    initramfs = Path("/lab/boot/guest.cpio").stat().st_size
+    digest = hashlib.sha256("\n".join([*parts, str(initramfs)]).encode()).hexdigest()
+    return SAVED / f"{guest.name}-{digest[:16]}.save"
 
 
 if __name__ == "__main__":

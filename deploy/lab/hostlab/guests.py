@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from xml.sax.saxutils import escape
 
 from .topology import Guest
 
 # alpha, spare: four ports stay free after the bridge, xhci, virtio-scsi and virtio-serial.
 _Q35_PORTS = 9
+# A saved guest is known by its UUID, so it must be the same in every lab.
+_NAMESPACE = uuid.UUID("6c616221-0000-4000-8000-6775657374ff")
 _BASE_CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check"
 
 
@@ -21,6 +24,7 @@ def domain_xml(guest: Guest) -> str:
     cmdline = f"{_BASE_CMDLINE} {guest.cmdline}".strip()
     return f"""<domain type='kvm'>
   <name>{escape(guest.name)}</name>
+  <uuid>{uuid.uuid5(_NAMESPACE, guest.name)}</uuid>
   <memory unit='MiB'>{guest.memory_mib}</memory>
   <vcpu>1</vcpu>
   <os>

@@ -190,10 +190,12 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
     (config / "lab.env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in variables.items()))
     cpus = topology.cpus or min(max(os.cpu_count() or 2, 2), 4)
     capabilities = cache / "capabilities"
-    capabilities.mkdir(exist_ok=True)
+    guests = cache / "guests"
+    for directory in (capabilities, guests):
+        directory.mkdir(exist_ok=True)
     boot = Boot(
         kernel=linux.image, initramfs=host_image, config_dir=config, output_dir=output.resolve(),
-        capabilities_dir=capabilities, disk_dir=disks,
+        capabilities_dir=capabilities, guests_dir=guests, disk_dir=disks,
         state_disk=state.resolve(), qmp_socket=work / "qmp.sock", console_log=work / "console.log",
         agent_port=_free_port(), server_port=options.port, cpus=cpus, iommu=options.iommu,
     )  # fmt: skip

@@ -21,6 +21,7 @@ class Boot:
     config_dir: Path
     output_dir: Path
     capabilities_dir: Path
+    guests_dir: Path
     disk_dir: Path
     state_disk: Path
     qmp_socket: Path
@@ -114,7 +115,7 @@ def _own_devices(boot: Boot) -> list[str]:
     result += ["-device", "virtio-blk-pci,id=lab_state,drive=lab_state,serial=lab-state,bus=pcie.0,addr=0x1a"]
     result += ["-device", "virtio-rng-pci,id=lab_rng,bus=pcie.0,addr=0x1b"]
     shares = [("root", boot.root, True), ("config", boot.config_dir, True), ("output", boot.output_dir, False),
-              ("capabilities", boot.capabilities_dir, False)]
+              ("capabilities", boot.capabilities_dir, False), ("guests", boot.guests_dir, False)]
     for slot, (tag, path, readonly) in enumerate(shares):
         result += ["-fsdev", option("local", [("id", tag), ("path", str(path)), ("security_model", "none"),
                                               ("readonly", readonly), ("multidevs", "remap")])]
