@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hostdevd.core import eligibility as rules
-from hostdevd.core.addresses import PciAddress, UsbAddress, UsbProduct
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid, member_role
@@ -429,13 +429,3 @@ class Store:
             viable=all(view.driver is None or "vfio" in view.driver for view in views),
             holders=tuple(holder for view in views for holder in view.holders),
         )
-
-
-def names_twin(graph: DeviceGraph, source: UsbAddress) -> bool:
-    """Whether a USB device has a twin: another present device of its vendor and product."""
-    for name in graph.at(source):
-        facts = graph.nodes[name].facts
-        vendor, product = getattr(facts, "vendor_id", None), getattr(facts, "product_id", None)
-        if vendor is not None and product is not None:
-            return len(graph.at(UsbProduct(vendor, product))) > 1
-    return False
