@@ -54,36 +54,32 @@ class Detaching:
             if refusal is not None:
                 await self._rejected(operation, assignment, refusal)
                 return
-        if assignment.pending_config:
-            await self._effects.taking.drop_config(assignment)
+        kept = await self._effects.taking.drop_config(assignment) if assignment.pending_config else None
         live = assignment.live and not assignment.pending_live
-        config = assignment.config and not assignment.pending_config
+        config = assignment.config and (kept is not None or not assignment.pending_config)
         state = AssignmentState.ATTACHED if live or config else AssignmentState.DETACHED
-        done = replace(
-            assignment.to(state, self._operations.now()),
-            live=live,
-            config=config,
-            pending_live=False,
-            pending_config=False,
-        )
+        done = replace(assignment.to(state, self._operations.now()), live=live, config=config).settled()
         if not config:
+            devices = tuple(replace(device, by_service=False) for device in done.devices)
+            done = replace(done, devices=devices)
             done = done.without_condition(ConditionCode.CONFIG_BY_SERVICE)
+            done = done.without_condition(ConditionCode.CONFIG_DIVERGED)
         if not live:
+            done = done.without_condition(ConditionCode.GROUP_SPLIT)
+            done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
             for condition in await self._effects.restoring.give_back(assignment):
                 done = done.with_condition(condition)
+        if kept is not None:
+            operation.error = detach_rejected(assignment, kept.device, kept.message)
+            done = done.with_condition(self._rejection(kept, "see libvirt's log, then detach again"))
         await self._operations.finish(operation, done)
 
     async def _rejected(self, operation: Operation, assignment: Assignment, refusal: Refusal) -> None:
         operation.error = detach_rejected(assignment, refusal.device, refusal.message)
+        done = assignment.to(AssignmentState.ATTACHED, self._operations.now()).settled()
+        done = done.with_condition(self._rejection(refusal, "stop using the device in the guest, then detach again"))
+        await self._operations.finish(operation, done)
+
+    def _rejection(self, refusal: Refusal, remedy: str) -> AssignmentCondition:
         now = self._operations.now()
-        kept = replace(assignment.to(AssignmentState.ATTACHED, now), pending_live=False, pending_config=False)
-        kept = kept.with_condition(
-            AssignmentCondition(
-                ConditionCode.DETACH_REJECTED,
-                refusal.message,
-                now,
-                refusal.device,
-                "stop using the device in the guest, then detach again",
-            )
-        )
-        await self._operations.finish(operation, kept)
+        return AssignmentCondition(ConditionCode.DETACH_REJECTED, refusal.message, now, refusal.device, remedy)

@@ -31,4 +31,4 @@ class Effects:
         self.looking = Looking(store, sync, host, clock)
         self.giving = Giving(store, sync, hypervisor, host, self.looking, steps, delays)
         self.taking = Taking(hypervisor, self.looking, steps, clock, delays)
-        self.restoring = Restoring(store, sync, hypervisor, host, self.looking, steps, clock, delays)
+        self.restoring = Restoring(store, hypervisor, host, self.looking, steps, clock, delays)

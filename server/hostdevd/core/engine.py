@@ -16,12 +16,13 @@ from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.attaching import Attaching
 from hostdevd.core.detaching import Detaching
 from hostdevd.core.effects import Effects
+from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan
 from hostdevd.core.planner import blocked, find_device, find_vm, plan_attach
-from hostdevd.core.ports import Clock, HostPort
+from hostdevd.core.ports import Clock, HostPort, HypervisorError
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
 from hostdevd.core.requests import Requests, fingerprint
 from hostdevd.core.store import Store
@@ -52,7 +53,9 @@ class Engine:
         self._operations = Operations(store, sync, journal, clock)
         self._attaching = Attaching(store, self._operations, effects, self._requests, host, clock)
         self._detaching = Detaching(store, self._operations, effects, host)
-        self._upkeep = Upkeep(store, sync, self._operations, self._attaching, self._detaching, effects, self._requests)
+        self._upkeep = Upkeep(
+            store, sync, self._operations, self._attaching, self._detaching, effects, self._requests, journal, clock
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -68,7 +71,10 @@ class Engine:
 
     def start(self) -> None:
         """Start following: recover as soon as libvirt was read, then keep assignments true."""
-        self._tasks = [asyncio.create_task(self._upkeep.run(), name="upkeep")]
+        self._tasks = [
+            asyncio.create_task(self._upkeep.follow(), name="upkeep-follow"),
+            asyncio.create_task(self._upkeep.tend(), name="upkeep-tend"),
+        ]
 
     async def close(self, grace_s: float = 10.0) -> None:
         """Let running operations end for a while, then leave the rest to the next start."""
@@ -79,7 +85,7 @@ class Engine:
         await cancelled((*self._tasks, *(op.task for op in self._operations if op.task is not None)))
 
     def _is_short(self, operation: Operation) -> bool:
-        assignment = self._store.assignments.get(operation.assignment)
+        assignment = self._store.assignments.get(operation.name)
         return assignment is None or assignment.state is AssignmentState.ATTACHING
 
     # --- attach --------------------------------------------------------------------------------------
@@ -93,24 +99,20 @@ class Engine:
         self._accepting()
         await self._fresh()
         find_vm(self._store, request.vm)
-        target = find_device(self._store, request.device)
+        await self._upkeep.compare_around([find_device(self._store, request.device)])
         if not validate_only and request_id in self._requests:  # it came twice at once
             return await self._repeat(request, request_id, caller, wait_s)
-        self._operations.check_free([target])
+        self._operations.check_free([find_device(self._store, request.device)])
         planned = plan_attach(self._store, request)
         if validate_only:
             return Outcome(planned.plan)
         if planned.plan.blockers:
             raise blocked(planned)
         # From the plan to here nothing was awaited: what was planned is still true.
-        assignment = self._attaching.intend(planned, request, request_id or str(uuid.uuid4()), caller)
-        record = RequestRecord(
-            request_id or assignment.name,
-            caller,
-            fingerprint(request),
-            assignment.name,
-            assignment.update_time.timestamp(),
-        )
+        request_id = request_id or str(uuid.uuid4())
+        assignment = self._attaching.intend(planned, request, request_id, caller, request_id)
+        time = assignment.update_time.timestamp()
+        record = RequestRecord(request_id, caller, fingerprint(request), assignment.name, time)
         self._requests.put(record)
         operation = self._operations.begin(assignment, planned.plan)
         work = self._attaching.run(operation, planned, assignment, record)
@@ -134,21 +136,16 @@ class Engine:
 
     async def detach(self, request: DetachRequest, *, caller: str, validate_only: bool, wait_s: float) -> Outcome:
         """Take a device with what came with it from a VM. Raises `HostdevError`."""
-        joined = self._running_detach(request)
-        if joined is not None and not validate_only:
-            joined.nudge.push()
-            return await self._await(joined, wait_s)
-        if request.assignment and request.assignment not in self._store.assignments:
-            raise failures.no_assignment(request.assignment)
-        known = self._store.assignments.get(request.assignment) if request.assignment else None
-        if known is not None and known.state.closed:
-            return Outcome(Plan(), None if validate_only else known)
+        outcome = await self._detached_already(request, validate_only, wait_s)
+        if outcome is not None:
+            return outcome
         self._accepting()
         await self._fresh()
-        joined = self._running_detach(request)
-        if joined is not None and not validate_only:
-            joined.nudge.push()
-            return await self._await(joined, wait_s)
+        await self._compare_before(request)
+        # Somebody else may have begun, or ended it, while the host was read.
+        outcome = await self._detached_already(request, validate_only, wait_s)
+        if outcome is not None:
+            return outcome
         holding = find_holding(self._store, request)
         self._operations.check_free(holding.nodes, holding.assignment)
         plan = plan_detach(self._store, holding)
@@ -162,18 +159,40 @@ class Engine:
         self._operations.start(operation, work, f"detach-{assignment.name}")
         return await self._await(operation, wait_s)
 
+    async def _detached_already(self, request: DetachRequest, validate_only: bool, wait_s: float) -> Outcome | None:  # noqa: FBT001
+        """The outcome of a detach that is under way or done; None when there is something to do."""
+        joined = self._running_detach(request)
+        if joined is not None and not validate_only:
+            joined.nudge.push()
+            return await self._await(joined, wait_s)
+        if not request.assignment:
+            return None
+        known = self._store.assignments.get(request.assignment)
+        if known is None:
+            raise failures.no_assignment(request.assignment)
+        if known.state.closed:
+            return Outcome(Plan(), None if validate_only else known)
+        return None
+
     def _running_detach(self, request: DetachRequest) -> Operation | None:
         for operation in self._operations:
-            assignment = self._store.assignments.get(operation.assignment)
-            if assignment is None or assignment.state is not AssignmentState.DETACHING:
+            intent = operation.intent
+            if intent.state is not AssignmentState.DETACHING:
                 continue
-            if request.assignment == assignment.name:
+            if request.assignment == intent.name:
                 return operation
-            if request.vm in {assignment.vm.name, assignment.vm.uuid} and any(
-                request.device in {device.name, device.uid} for device in assignment.devices
+            if request.vm in {intent.vm.name, intent.vm.uuid} and any(
+                request.device in {device.name, device.uid} for device in intent.devices
             ):
                 return operation
         return None
+
+    async def _compare_before(self, request: DetachRequest) -> None:
+        if request.assignment:
+            await self._upkeep.compare_named(request.assignment)
+        else:
+            view = self._store.device(request.device)
+            await self._upkeep.compare_around([view.node] if view is not None else [])
 
     # --- assignments ---------------------------------------------------------------------------------
 
@@ -185,6 +204,7 @@ class Engine:
         if not assignment.state.closed:
             raise failures.in_use(assignment)
         await self._journal.forget(name)
+        self._operations.forget(name)
         with self._store.change(ChangeSource.OPERATION):
             self._store.remove_assignment(name)
         return assignment
@@ -198,19 +218,23 @@ class Engine:
 
     async def _fresh(self) -> None:
         """Read all domains and uses now: other tools' changes of configurations are not announced."""
-        await asyncio.gather(
-            self._sync.read_domains(ChangeSource.RECONCILE), self._sync.read_uses(ChangeSource.RECONCILE)
-        )
+        try:
+            await asyncio.gather(
+                self._sync.read_domains(ChangeSource.RECONCILE), self._sync.read_uses(ChangeSource.RECONCILE)
+            )
+        except HypervisorError as error:
+            raise disconnected(error.text) from error
 
     async def _await(self, operation: Operation, wait_s: float) -> Outcome:
         task = operation.task
         if task is None:
-            raise AssertionError(operation.assignment)
+            raise AssertionError(operation.name)
         await operation.durable.wait()
         if not task.done():
             await asyncio.wait({task}, timeout=wait_s)
         if task.done():
             if operation.error is not None:
                 raise operation.error
-            task.result()  # a fault of ours is raised here, and hidden at the edge
-        return Outcome(operation.plan, self._store.assignments.get(operation.assignment))
+            if operation.fault is not None:
+                raise operation.fault  # hidden at the edge
+        return Outcome(operation.plan, self._store.assignments.get(operation.name))

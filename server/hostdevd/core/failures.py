@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hostdevd.core.assignments import Assignment, AssignmentCondition, Failure
 from hostdevd.core.errors import HostdevError
+from hostdevd.core.model import Vm
 from hostdevd.core.steps import StepFailedError
 
 
@@ -26,12 +27,12 @@ def in_use(assignment: Assignment) -> HostdevError:
     )
 
 
-def in_progress(assignment: str, vm_name: str, vm_uuid: str, device: str) -> HostdevError:
+def in_progress(assignment: str, vm: Vm, device: str) -> HostdevError:
     """Another operation works on the device or its group."""
     return HostdevError(
         "OPERATION_IN_PROGRESS",
-        f"{device} is being worked on for the virtual machine {vm_name}",
-        metadata={"assignment": assignment, "vm_name": vm_name, "vm_uuid": vm_uuid, "device": device},
+        f"{device} is being worked on for the virtual machine {vm.name}",
+        metadata={"assignment": assignment, "vm_name": vm.name, "vm_uuid": vm.uuid, "device": device},
         retry_after_s=1.0,
     )
 

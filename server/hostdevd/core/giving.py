@@ -6,7 +6,7 @@ Stops at the first failure and leaves the undoing to `taking` and `restoring`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 from hostdevd.core.addresses import UsbProduct
 from hostdevd.core.assignments import AssignedDevice, Assignment
@@ -28,6 +28,9 @@ from hostdevd.core.ports import (
 from hostdevd.core.steps import Delays, StepFailedError, Steps
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
+
+Given = Mapping[str, AssignedDevice]
+"""The devices of the assignment's record by uid."""
 
 
 class Giving:
@@ -53,30 +56,25 @@ class Giving:
 
     async def take(self, assignment: Assignment, plan: AttachPlan) -> None:
         """Carry out a plan; `StepFailedError` at the first step that fails, with nothing undone."""
-        aliases = {device.uid: device for device in assignment.devices}
-
-        def assigned(device: PlannedDevice) -> AssignedDevice:
-            return aliases[self._store.identities.uid(device.node.name)]
-
+        given = {device.uid: device for device in assignment.devices}
         async with self._steps.vm_lock(assignment.vm.uuid):
             for device in plan.devices:
                 if device.config and not device.config_by_service:
-                    await self._attach(assignment, assigned(device), device, Target.CONFIG)
+                    await self._attach(assignment, given[device.uid], device, Target.CONFIG)
             if plan.live:
                 with self._looking.events(assignment.vm.uuid) as events:
-                    await self._take_live(assignment, plan, assigned)
-                    await self._verify_live(assignment, plan, assigned, events)
-            await self._verify_config(assignment, plan, assigned)
+                    await self._take_live(assignment, plan, given)
+                    await self._settle(assignment, events)
+                await self._verify_live(assignment, plan, given)
+            await self._verify_config(assignment, plan, given)
 
-    async def _take_live(
-        self, assignment: Assignment, plan: AttachPlan, assigned: Callable[[PlannedDevice], AssignedDevice]
-    ) -> None:
+    async def _take_live(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
         await self._sync.read_uses(ChangeSource.OPERATION)
         for device in plan.devices:
-            if device.live and isinstance(device.node.facts, PciFacts) and assigned(device).ours:
+            if device.live and isinstance(device.node.facts, PciFacts) and given[device.uid].ours:
                 await self._unbind(assignment, device)
         for device in live_order(plan.devices):
-            await self._attach(assignment, assigned(device), device, Target.LIVE)
+            await self._attach(assignment, given[device.uid], device, Target.LIVE)
 
     async def _unbind(self, assignment: Assignment, device: PlannedDevice) -> None:
         name = device.node.name
@@ -85,6 +83,8 @@ class Giving:
             view = self._store.devices.get(name)
             if view is None:
                 raise StepFailedError(StepKind.HOST_DETACH, name, "it is gone from the host")
+            if view.uid != device.uid:
+                raise StepFailedError(StepKind.HOST_DETACH, name, "another device is at its place now")
             against = [reason for reason in view.eligibility.reasons if reason.code.startswith("HOST_")]
             if against:
                 raise StepFailedError(StepKind.HOST_DETACH, name, against[0].message)
@@ -119,27 +119,18 @@ class Giving:
             return HostdevSpec(assigned.alias, source, drive=_free_drive(domain))
         return HostdevSpec(assigned.alias, source)
 
-    async def _verify_live(
-        self,
-        assignment: Assignment,
-        plan: AttachPlan,
-        assigned: Callable[[PlannedDevice], AssignedDevice],
-        events: asyncio.Queue[Event],
-    ) -> None:
-        await self._settle(assignment, events)
-        domain = await self._sync.read_domain(assignment.vm.uuid, ChangeSource.EVENT)
+    async def _verify_live(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
+        wanted = [device for device in plan.devices if device.live]
+        domain = await self._read_back(assignment, wanted[0])
         there = _aliases(domain.live if domain else None)
-        for device in plan.devices:
-            if not device.live:
-                continue
-            async with self._steps.giving(assignment, StepKind.VERIFY, device.node.name):
-                if assigned(device).alias not in there:
-                    raise StepFailedError(StepKind.VERIFY, device.node.name, "the VM does not have it")
-                if isinstance(device.node.facts, PciFacts):
-                    driver = self._host.driver(device.node.facts.address).driver
-                    if driver is None or "vfio" not in driver:
-                        why = f"it is bound to {driver or 'no driver'}, not to vfio-pci"
-                        raise StepFailedError(StepKind.VERIFY, device.node.name, why)
+        for device in wanted:
+            if given[device.uid].alias not in there:
+                raise StepFailedError(StepKind.VERIFY, device.node.name, "the VM does not have it")
+            if isinstance(device.node.facts, PciFacts):
+                driver = self._host.driver(device.node.facts.address).driver
+                if driver is None or "vfio" not in driver:
+                    why = f"it is bound to {driver or 'no driver'}, not to vfio-pci"
+                    raise StepFailedError(StepKind.VERIFY, device.node.name, why)
 
     async def _settle(self, assignment: Assignment, events: asyncio.Queue[Event]) -> None:
         """Wait out the second in which a guest that cannot use a device throws it out."""
@@ -155,17 +146,21 @@ class Giving:
             ):
                 return
 
-    async def _verify_config(
-        self, assignment: Assignment, plan: AttachPlan, assigned: Callable[[PlannedDevice], AssignedDevice]
-    ) -> None:
+    async def _verify_config(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
         wanted = [device for device in plan.devices if device.config and not device.config_by_service]
         if not wanted:
             return
-        domain = await self._sync.read_domain(assignment.vm.uuid, ChangeSource.EVENT)
+        domain = await self._read_back(assignment, wanted[0])
         there = _aliases(domain.config if domain else None)
         for device in wanted:
-            if assigned(device).alias not in there:
+            if given[device.uid].alias not in there:
                 raise StepFailedError(StepKind.VERIFY, device.node.name, "the VM's configuration does not have it")
+
+    async def _read_back(self, assignment: Assignment, device: PlannedDevice) -> Domain | None:
+        try:
+            return await self._sync.read_domain(assignment.vm.uuid, ChangeSource.EVENT)
+        except HypervisorError as error:
+            raise StepFailedError(StepKind.VERIFY, device.node.name, error.text, error.code) from error
 
 
 def _aliases(definition: DomainDef | None) -> set[str | None]:

@@ -32,17 +32,29 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Operation:
-    """Work in flight on one assignment; `durable` is set when its intent is written, or never will be."""
+    """Work in flight on one assignment.
 
-    assignment: str
-    vm_name: str
-    vm_uuid: str
-    uids: frozenset[str]
+    `intent` is the record as the work began. `durable` is set when that is written, or never will be.
+    `error` is for its callers, `fault` one of ours.
+    """
+
+    intent: Assignment
     plan: Plan
     nudge: Nudge = field(default_factory=Nudge)
     durable: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     error: HostdevError | None = None
+    fault: Exception | None = None
+
+    @property
+    def uids(self) -> frozenset[str]:
+        """The devices that belong to it."""
+        return frozenset(device.uid for device in self.intent.devices)
+
+    @property
+    def name(self) -> str:
+        """Its assignment."""
+        return self.intent.name
 
 
 class Operations:
@@ -55,6 +67,7 @@ class Operations:
         self._clock = clock
         self._running: dict[str, Operation] = {}
         self._busy: dict[str, Operation] = {}
+        self._unwritten: dict[str, tuple[Assignment, RequestRecord | None]] = {}
         self.ended = asyncio.Event()
         """Set whenever an operation ends; whoever waits clears it."""
 
@@ -74,19 +87,22 @@ class Operations:
             for mate in group_mates_of(self._store.graph, node):
                 operation = self._busy.get(self._store.identities.uid(mate.name))
                 if operation is not None:
-                    raise in_progress(operation.assignment, operation.vm_name, operation.vm_uuid, mate.name)
+                    raise in_progress(operation.name, operation.intent.vm, mate.name)
         operation = self._running.get(own.name) if own is not None else None
         if operation is not None:
-            raise in_progress(operation.assignment, operation.vm_name, operation.vm_uuid, operation.assignment)
+            raise in_progress(operation.name, operation.intent.vm, operation.name)
+
+    def is_busy(self, assignment: Assignment) -> bool:
+        """Whether an operation, this assignment's or another's, works on one of its devices."""
+        return assignment.name in self._running or any(device.uid in self._busy for device in assignment.devices)
 
     def begin(self, assignment: Assignment, plan: Plan) -> Operation:
         """Take an assignment and its devices."""
-        uids = frozenset(device.uid for device in assignment.devices)
-        operation = Operation(assignment.name, assignment.vm.name, assignment.vm.uuid, uids, plan)
+        operation = Operation(assignment, plan)
         self._running[assignment.name] = operation
-        for uid in uids:
+        for uid in operation.uids:
             self._busy[uid] = operation
-        self._store.freeze(assignment.vm.uuid, uids)
+        self._store.freeze(assignment.vm.uuid, operation.uids)
         return operation
 
     def start(self, operation: Operation, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -96,17 +112,22 @@ class Operations:
     async def _until_end(self, operation: Operation, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+        except Exception as fault:
+            # The record says what was under way; `Upkeep` takes it up again.
+            log.exception("an operation failed in an unexpected way", assignment=operation.name)
+            operation.fault = fault
         finally:
             self.end(operation)
 
     def end(self, operation: Operation) -> None:
         """Give the devices free."""
-        if self._running.get(operation.assignment) is operation:
-            del self._running[operation.assignment]
+        if self._running.get(operation.name) is operation:
+            del self._running[operation.name]
             for uid in operation.uids:
-                self._busy.pop(uid, None)
+                if self._busy.get(uid) is operation:
+                    del self._busy[uid]
             with self._store.change(ChangeSource.OPERATION):
-                self._store.thaw(operation.vm_uuid, operation.uids)
+                self._store.thaw(operation.intent.vm.uuid, operation.uids)
         operation.durable.set()
         self.ended.set()
 
@@ -126,11 +147,26 @@ class Operations:
             self._store.put_assignment(assignment)
 
     async def save(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
-        """Write a state that is true already: when the disk refuses, the next start finds it out again."""
+        """Write a state that is true already: when the disk refuses, `save_again` goes on trying."""
         try:
             await self._journal.save(assignment, request=record)
         except HostdevError as error:
             log.warning("a state could not be written", assignment=assignment.name, error=error.message)
+            if record is None and assignment.name in self._unwritten:
+                record = self._unwritten[assignment.name][1]
+            self._unwritten[assignment.name] = assignment, record
+        else:
+            self._unwritten.pop(assignment.name, None)
+
+    async def save_again(self) -> None:
+        """Write what could not be written."""
+        for name, (assignment, record) in tuple(self._unwritten.items()):
+            if name not in self._running:
+                await self.save(assignment, record)
+
+    def forget(self, assignment: str) -> None:
+        """Its record is gone: nothing is left to write."""
+        self._unwritten.pop(assignment, None)
 
     async def finish(
         self,
@@ -144,7 +180,7 @@ class Operations:
         await self._refresh_after(assignment)
         with self._store.change(source):
             self._store.put_assignment(assignment)
-            self._store.thaw(operation.vm_uuid, operation.uids)
+            self._store.thaw(operation.intent.vm.uuid, operation.uids)
 
     async def _refresh_after(self, assignment: Assignment) -> None:
         try:

@@ -66,6 +66,7 @@ class PlannedDevice:
     """One device of the plan, and what has to be done for it."""
 
     node: NodeDevice
+    uid: str
     role: HolderRole
     live: bool
     config: bool

@@ -191,6 +191,7 @@ def _planned(  # noqa: PLR0913, PLR0917  every one is a part of the request
         config = scopes[1] and not has_config
         yield PlannedDevice(
             node=mate,
+            uid=uid,
             role=role,
             live=scopes[0] and not has_live,
             config=config,

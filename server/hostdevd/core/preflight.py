@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hostdevd.core.assignments import GroupPolicy
 from hostdevd.core.graph import group_mates_of
-from hostdevd.core.model import Domain, Holder, HolderRole, NodeDevice, PciFacts, Reason, ScsiFacts, UsbFacts
+from hostdevd.core.model import Domain, Holder, HolderRole, MdevFacts, NodeDevice, PciFacts, Reason, ScsiFacts, UsbFacts
 from hostdevd.core.plan import PlannedDevice
 from hostdevd.core.store import Store
 
@@ -74,9 +74,11 @@ def _slot_blockers(domain: Domain, devices: list[PlannedDevice]) -> Iterator[Rea
     shown = [
         device.node.facts
         for device in devices
-        if device.role is HolderRole.VISIBLE and isinstance(device.node.facts, PciFacts)
+        if device.role is HolderRole.VISIBLE and isinstance(device.node.facts, PciFacts | MdevFacts)
     ]
-    express = sum(facts.express for facts in shown) if hardware.pcie else 0
+    # A mediated device has no capability to look at; libvirt takes it for an express one.
+    takes_express = [not isinstance(facts, PciFacts) or facts.express for facts in shown]
+    express = sum(takes_express) if hardware.pcie else 0
     conventional = len(shown) - express
     for needed, free, kind, remedy in (
         (express, hardware.free_pcie_slots, "PCI Express", "add pcie-root-port controllers and restart the VM"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 
 from hostdevd.core.failures import request_id_reused
 from hostdevd.core.journal import RequestRecord
@@ -33,9 +34,15 @@ class Requests:
             raise request_id_reused(request_id)
         return record
 
-    def of_assignment(self, name: str) -> RequestRecord | None:
-        """The request behind an assignment."""
-        return next((record for record in self._records.values() if record.assignment == name), None)
+    def get(self, request_id: str) -> RequestRecord | None:
+        """The record of an id."""
+        return self._records.get(request_id)
+
+    def purge(self, before: float, assignments: Container[str]) -> None:
+        """Forget old ids whose assignments are gone too."""
+        for record in tuple(self._records.values()):
+            if record.time < before and record.assignment not in assignments:
+                del self._records[record.request_id]
 
 
 def fingerprint(request: AttachRequest) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import structlog
 
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.journal import Journal
+from hostdevd.core.journal import Journal, Unplug
 from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import Clock, HypervisorError
 
@@ -79,11 +79,30 @@ class Steps:
             step = await self._journal.begin_step(assignment.name, kind, device, self._clock.now())
         except HostdevError as error:
             log.warning("a step is not in the journal", step=kind, device=device, error=error.message)
+        outcome = "done"
         try:
             yield
+        except HypervisorError as error:
+            outcome = f"failed: {error.text}"
+            raise
+        except HostdevError as error:
+            outcome = f"failed: {error.message}"
+            raise
         finally:
-            if step:
-                await self._end(step, "done")
+            # Who is cancelled here ends as a crash would: with the step open.
+            task = asyncio.current_task()
+            if step and not (task is not None and task.cancelling()):
+                await self._end(step, outcome)
+
+    async def unplugs(self, assignment: Assignment) -> Mapping[str, Unplug]:
+        """The unplug requests of the operation in flight that an earlier life of the service sent, by device."""
+        # A record's time tells here when it got its state, but not to the last digit.
+        since = assignment.update_time.timestamp() - 0.001
+        try:
+            return await self._journal.unplugs(assignment.name, since)
+        except HostdevError as error:
+            log.warning("earlier steps cannot be read", assignment=assignment.name, error=error.message)
+            return {}
 
     async def _end(self, step: int, outcome: str) -> None:
         try:
