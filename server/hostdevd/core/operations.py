@@ -42,6 +42,7 @@ class Operation:
     plan: Plan
     nudge: Nudge = field(default_factory=Nudge)
     durable: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     error: HostdevError | None = None
     fault: Exception | None = None
@@ -129,6 +130,7 @@ class Operations:
             with self._store.change(ChangeSource.OPERATION):
                 self._store.thaw(operation.intent.vm.uuid, operation.uids)
         operation.durable.set()
+        operation.ended.set()
         self.ended.set()
 
     # --- the states of its assignment ----------------------------------------------------------------

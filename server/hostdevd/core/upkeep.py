@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -33,6 +34,8 @@ TEND_S = 10.0
 PURGE_S = 86_400.0
 KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
+
+_PATIENCE_S = 5.0
 
 _DIVERGED = ConditionCode.CONFIG_DIVERGED
 
@@ -105,10 +108,14 @@ class Upkeep:
         uids = {self._store.identities.uid(name) for name in mates}
         for assignment in tuple(self._store.assignments.values()):
             if any(device.uid in uids for device in assignment.devices):
-                await self._compare(assignment.name)
+                await self.compare_named(assignment.name)
 
     async def compare_named(self, name: str) -> None:
-        """Compare one assignment now."""
+        """Compare one assignment now, or wait a moment for a comparison that gives something back."""
+        running = self._operations.get(name)
+        if running is not None and running.intent.state is AssignmentState.ATTACHED:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(running.ended.wait(), _PATIENCE_S)
         await self._compare(name)
 
     # --- after a crash -------------------------------------------------------------------------------
