@@ -73,6 +73,8 @@ def _usb_keys(facts: UsbFacts, told: IdentityFacts) -> tuple[str, ...]:
     keys = [f"usb|{product}|{told.serial}|{told.interfaces}|{place}"]
     if told.serial:
         keys.append(f"usb-serial|{product}|{told.serial}")
+    # The same thing in the same port that shows other interfaces now.
+    keys.append(f"usb-port|{product}|{told.serial}|{place}")
     return tuple(keys)
 
 
@@ -168,7 +170,7 @@ class Identities:
             return False
         self._take(name, keys, free[0])
         identity = self._by_uid[free[0]]
-        if identity.keys[0] != keys[0]:  # found at another place: from now on it is found there too
+        if identity.keys != keys:  # found at another place: from now on it is found there too
             self._remember(Identity(identity.uid, keys), save=True)
         return True
 

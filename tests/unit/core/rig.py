@@ -119,13 +119,11 @@ async def machine(
     clock: FastClock | None = None,
     before_call: BeforeCall | None = None,
     *,
-    file: Path | None = None,
-    sim: Simulation | None = None,
     kept: bool = False,
 ) -> AsyncIterator[Machine]:
-    """Run the core over a new simulated host, over one that is `kept` in the directory, or over this one."""
+    """Run the core over a new simulated host, or over one that is `kept` in the directory."""
     clock = clock or FastClock()
-    sim = sim or simulate(clock, file, directory if kept else None, before_call)
+    sim = simulate(clock, None, directory if kept else None, before_call)
     async with run_core(Ports(sim.hypervisor, sim.host), directory, clock, delays=DELAYS, pace=PACE) as core:
         # What survives the process is tested; what survives a power cut is SQLite's to keep.
         await core.journal._run(lambda: core.journal._db and core.journal._db.execute("PRAGMA synchronous = OFF"))
