@@ -36,6 +36,8 @@ class ByService:
             names = {one.name for one in self._store.assignments.values() if one.vm.uuid == event.uuid}
             if isinstance(event, DomainStarted):
                 self._started |= names
+                # Where nothing else changed, nobody would look.
+                self._operations.ended.set()
             else:
                 self._started -= names
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, Scope
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import ConditionCode, HostUseKind
-from hostdevd.core.ports import HostdevSpec, HypervisorError, PciAddress, Target
+from hostdevd.core.ports import HostdevSpec, HypervisorError, Target
 from hostdevd.core.upkeep import KEEP_CLOSED_S
 from hostdevd.virt.xml.hostdev import build_hostdev
 from unit.core.rig import FastClock, Machine, Shape, machine, until
@@ -155,9 +156,16 @@ async def test_a_guest_that_refuses_keeps_the_device_until_it_lets_go(tmp_path: 
 
 
 async def test_a_guest_that_never_answers_is_asked_once_and_its_stop_ends_the_detach(tmp_path: Path) -> None:
-    async with machine(tmp_path) as on:
+    asked = asyncio.Event()
+
+    async def note(name: str, _arguments: Mapping[str, object]) -> None:
+        if name == "detach":
+            asked.set()
+
+    async with machine(tmp_path, before_call=note) as on:
         held = await on.attach(Shape("nic_single", "deaf"))
         waiting = await on.detach(held.name, wait_s=0.0)
+        await asked.wait()
         assert waiting.state is AssignmentState.DETACHING
         again = await on.detach(vm="deaf", device="nic_single", wait_s=0.0)
         assert again.name == held.name
@@ -290,8 +298,8 @@ async def test_a_member_taken_away_splits_the_group_until_it_is_detached(tmp_pat
         held = await on.attach(Shape("dual_0", scope=Scope.LIVE))
         on.sim.controls.virsh_detach("alpha", held.devices[1].alias, Target.LIVE)
         await until(on, lambda: conditions(on.assignment(held.name)) == {ConditionCode.GROUP_SPLIT})
+        on.sim.controls.fail_next("attach", text="no")
         with pytest.raises(HostdevError) as failed:
-            on.sim.controls.fail_next("attach", text="no")
             await on.attach(Shape("dual_0", scope=Scope.LIVE))
         assert failed.value.reason == "ATTACH_FAILED"
         assert on.held("dual_0") == {("alpha", True, False)}
@@ -402,23 +410,17 @@ async def test_an_end_that_could_not_be_written_is_written_later(
     async with machine(tmp_path, kept=True) as on:
         journal = on.core.journal
         good, full = journal._transaction, True
-        written = asyncio.Event()
-        loop = asyncio.get_running_loop()
 
-        def transaction(work: object) -> object:
-            if full and on.core.store.assignments and "save" in getattr(work, "__qualname__", ""):
+        def transaction(work: Callable[..., object]) -> object:
+            if full and on.core.store.assignments and "save" in work.__qualname__:
                 raise OSError("the disk is full")
-            result = good(work)  # type: ignore[arg-type]
-            loop.call_soon_threadsafe(written.set)
-            return result
+            return good(work)
 
         monkeypatch.setattr(journal, "_transaction", transaction)
         held = await on.attach(Shape("nic_single"))
         assert held.state is ATTACHED
         full = False
-        while on.core.engine._operations._unwritten:
-            written.clear()
-            await written.wait()
+        await on.core.engine._operations.save_again()
     async with machine(tmp_path, kept=True) as on:
         assert on.assignment(held.name).state is ATTACHED
 
