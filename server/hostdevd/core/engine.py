@@ -21,7 +21,7 @@ from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan
-from hostdevd.core.planner import blocked, find_device, find_vm, plan_attach
+from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
 from hostdevd.core.ports import Clock, HostPort, HypervisorError
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
 from hostdevd.core.requests import Requests, fingerprint
@@ -99,10 +99,10 @@ class Engine:
         self._accepting()
         await self._fresh()
         find_vm(self._store, request.vm)
-        await self._upkeep.compare_around([find_device(self._store, request.device)])
+        await self._upkeep.compare_around([find_target(self._store, request.device)])
         if not validate_only and request_id in self._requests:  # it came twice at once
             return await self._repeat(request, request_id, caller, wait_s)
-        self._operations.check_free([find_device(self._store, request.device)])
+        self._operations.check_free([find_target(self._store, request.device)])
         planned = plan_attach(self._store, request)
         if validate_only:
             return Outcome(planned.plan)

@@ -136,6 +136,14 @@ class Identities:
         """The libvirt name of the device with this uid, None when it is not here."""
         return self._name_of.get(uid)
 
+    def candidates(self, uid: str) -> tuple[str, ...]:
+        """The present devices that may be the one of this uid, where none is for certain."""
+        identity = self._by_uid.get(uid)
+        if identity is None or uid in self._name_of:
+            return ()
+        wanted = set(identity.keys)
+        return tuple(sorted(name for name, keys in self._keys_of.items() if wanted & set(keys)))
+
     def known(self, uid: str) -> bool:
         """Whether this uid was ever given."""
         return uid in self._by_uid

@@ -53,10 +53,22 @@ def find_device(store: Store, device: str) -> NodeDevice:
     return view.node
 
 
+def find_target(store: Store, device: str) -> NodeDevice:
+    """The same for what is to be given away: `AMBIGUOUS_DEVICE` where a uid fits several devices."""
+    candidates = store.identities.candidates(device)
+    if len(candidates) > 1:
+        raise HostdevError(
+            "AMBIGUOUS_DEVICE",
+            f"{device} may be any of {', '.join(candidates)}",
+            metadata={"device": device, "candidates": ",".join(candidates)},
+        )
+    return find_device(store, device)
+
+
 def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
     """The plan of an attach, blockers included; raises for what is an error on a dry run too."""
     domain = find_vm(store, request.vm)
-    target = find_device(store, request.device)
+    target = find_target(store, request.device)
     lost = affected(store.graph, target)
     _check_expected(store, request, lost)
     scopes, scope_blockers = _scopes(domain, request.scope)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hostdevd.core.addresses import DeviceSource, MdevUuid, PciAddress, ScsiAddress, UsbAddress
 from hostdevd.core.eligibility import Surroundings, reasons
 from hostdevd.core.graph import DeviceGraph
@@ -132,8 +134,12 @@ class Drivers:
         return self.bound.get(address, DriverState(present=True, driver="e1000e"))
 
 
-def store(drivers: Drivers | None = None) -> Store:
+def store(identities: Mapping[str, IdentityFacts] | None = None, drivers: Drivers | None = None) -> Store:
+    told = identities or {}
     senses = Senses(
-        driver=drivers or Drivers(), identity=lambda _: IdentityFacts(), block_paths=lambda _: (), now=lambda: 1000.0
+        driver=drivers or Drivers(),
+        identity=lambda device: told.get(device.name, IdentityFacts()),
+        block_paths=lambda _: (),
+        now=lambda: 1000.0,
     )
     return Store(senses, Identities(), DEFAULT, epoch="e", revision=0)
