@@ -63,6 +63,7 @@ class Store:
         self._frozen: dict[str, frozenset[str]] = {}
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
+        self._by_service: defaultdict[str, set[str]] = defaultdict(set)
         self.graph = DeviceGraph()
         self.epoch = epoch
         self.revision = revision
@@ -195,12 +196,16 @@ class Store:
         """Forget an assignment; call within `change`."""
         gone = self.assignments.pop(name, None)
         if gone is not None:
+            self._by_service[gone.vm.uuid].discard(name)
             self._dirty_domains.add(gone.vm.uuid)
             self._assignments_changed = True
 
     # --- deriving ------------------------------------------------------------------------------------
 
     def _index_assignment(self, assignment: Assignment) -> None:
+        self._by_service[assignment.vm.uuid].discard(assignment.name)
+        if assignment.config and not assignment.state.closed and any(one.by_service for one in assignment.devices):
+            self._by_service[assignment.vm.uuid].add(assignment.name)
         for device in assignment.devices:
             key = (assignment.vm.uuid, device.alias)
             if assignment.state.closed:
@@ -299,12 +304,10 @@ class Store:
     def _with_service(self, domain: Domain, uuid: str) -> tuple[Held, ...]:
         """What a domain holds, with what hostdevd keeps in its place (`CONFIG_BY_SERVICE`)."""
         held = held_by(domain, self.graph, self._senses.block_paths)
-        for assignment in self.assignments.values():
-            if assignment.vm.uuid == uuid and assignment.config and not assignment.state.closed:
-                kept = (
-                    (self._identities.name(one.uid) or one.name, one) for one in assignment.devices if one.by_service
-                )
-                held = with_config(held, {name: entry_of(device) for name, device in kept})
+        for name in self._by_service[uuid]:
+            kept = [device for device in self.assignments[name].devices if device.by_service]
+            names = [self._identities.name(device.uid) or device.name for device in kept]
+            held = with_config(held, dict(zip(names, map(entry_of, kept), strict=True)))
         return held
 
     def _labels(self, vm: str, held: Held) -> Labels:

@@ -32,7 +32,7 @@ SHAPES = {
     "scsi": Shape("lun_0"),
 }
 
-FEW = {"group of 2", "reserve rest", "usb", "scsi"}
+FEW = {"group of 2", "usb", "scsi"}
 few_shapes = pytest.mark.parametrize("shape", [SHAPES[name] for name in sorted(FEW)], ids=sorted(FEW))
 
 Hook = Callable[[Machine, str], Awaitable[None]]
