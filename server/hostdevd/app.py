@@ -22,7 +22,7 @@ from hostdevd.api.render import Renderer
 from hostdevd.api.server import Health, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.config import BUILTIN, Config, ConfigError
-from hostdevd.core.effects import Delays, Effects
+from hostdevd.core.effects import Effects
 from hostdevd.core.engine import Engine
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identities
@@ -30,6 +30,7 @@ from hostdevd.core.journal import Journal
 from hostdevd.core.model import Check, CheckCode, CheckStatus
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
+from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
 from hostdevd.ops.clock import SystemClock

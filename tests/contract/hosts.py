@@ -22,8 +22,8 @@ from hostdevd.api.listeners import parse_address
 from hostdevd.app import Ports, serve_ports
 from hostdevd.config import Config
 from hostdevd.core.addresses import PciAddress
-from hostdevd.core.effects import Delays
 from hostdevd.core.ports import HostdevSpec, Target
+from hostdevd.core.steps import Delays
 from hostdevd.ops.clock import SystemClock
 from hostdevd.sim.simulation import Simulation, simulate
 from hostdevd.virt.xml.hostdev import build_hostdev

@@ -13,7 +13,7 @@ from hostdevd.api.tokens import resume_token
 from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, Scope
 from hostdevd.core.engine import DEFAULT_WAIT_S, Outcome
 from hostdevd.core.errors import HostdevError, invalid_field
-from hostdevd.core.planner import AttachRequest
+from hostdevd.core.plan import AttachRequest
 from hostdevd.core.release import DetachRequest
 
 Rpc = grpc.aio.ServicerContext[Any, Any]

@@ -16,7 +16,7 @@ from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.graph import iommu_group_of
 from hostdevd.core.groups import Affected
 from hostdevd.core.model import Check, Eligibility, Holder, HypervisorInfo, Vm
-from hostdevd.core.planner import Plan
+from hostdevd.core.plan import Plan
 from hostdevd.core.store import Store
 from hostdevd.core.views import DeviceView, GroupView
 

@@ -87,7 +87,9 @@ class AssignedDevice:
 
     `alias` is the user alias of its entries. `original_driver` was bound before (None: no driver; not
     `driver_known`: another tool attached it). `ours` says that hostdevd gives it back: false for a device
-    that was found on a VFIO driver, which its operator had bound.
+    that was found on a VFIO driver, which its operator had bound. `adds_live` and `adds_config` tell what
+    the attach in flight adds, so what its undoing may take. `by_service`: its place in the configuration
+    is kept here and not in the XML (`CONFIG_BY_SERVICE`).
     """
 
     name: str
@@ -98,6 +100,9 @@ class AssignedDevice:
     ours: bool = True
     type: str = "pci"
     driver_known: bool = True
+    adds_live: bool = False
+    adds_config: bool = False
+    by_service: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class Assignment:
     """One assignment; frozen, every change makes another one.
 
     `live` and `config` tell where the VM is known to hold it; `pending_live` and `pending_config` what the
-    operation in flight adds (ATTACHING), undoes (ROLLING_BACK) or takes away (DETACHING).
+    operation in flight adds (ATTACHING), undoes (ROLLING_BACK) or takes away (DETACHING);
+    `pending_request` is the id of the request behind an attach in flight.
     """
 
     name: str
@@ -125,6 +131,7 @@ class Assignment:
     boot_id: str = ""
     pending_live: bool = False
     pending_config: bool = False
+    pending_request: str = ""
 
     def to(self, state: AssignmentState, now: datetime) -> Assignment:
         """The same in another state; AssertionError for a step that the table does not have."""
@@ -146,6 +153,27 @@ class Assignment:
 
     def _other_conditions(self, code: ConditionCode, device: str) -> tuple[AssignmentCondition, ...]:
         return tuple(known for known in self.conditions if (known.code, known.device) != (code, device))
+
+    def settled(self) -> Assignment:
+        """The same with no operation in flight."""
+        return replace(
+            self,
+            devices=tuple(replace(device, adds_live=False, adds_config=False) for device in self.devices),
+            pending_live=False,
+            pending_config=False,
+            pending_request="",
+        )
+
+    def before_extension(self) -> Assignment | None:
+        """What an attach in flight set out to extend; None when it made the assignment."""
+        if not (self.live or self.config):
+            return None
+        held = tuple(
+            device
+            for device in self.devices
+            if (self.live and not device.adds_live) or (self.config and not device.adds_config)
+        )
+        return replace(self, state=AssignmentState.ATTACHED, devices=held or self.devices).settled()
 
     @property
     def aliases(self) -> frozenset[str]:

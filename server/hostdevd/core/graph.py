@@ -194,6 +194,16 @@ def group_mates_of(graph: DeviceGraph, device: NodeDevice) -> tuple[NodeDevice, 
     return (device, *others)
 
 
+def names_twin(graph: DeviceGraph, source: UsbAddress) -> bool:
+    """Whether a USB device has a twin: another present device of its vendor and product."""
+    for name in graph.at(source):
+        facts = graph.nodes[name].facts
+        vendor, product = getattr(facts, "vendor_id", None), getattr(facts, "product_id", None)
+        if vendor is not None and product is not None:
+            return len(graph.at(UsbProduct(vendor, product))) > 1
+    return False
+
+
 def source_of(device: NodeDevice) -> PciAddress | UsbAddress | ScsiAddress | MdevUuid | None:
     """The address by which a domain's XML names this device; None for a type that cannot be assigned."""
     facts = device.facts

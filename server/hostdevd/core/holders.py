@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from hostdevd.core.addresses import BlockPath, DeviceSource, NetworkName, UsbAddress, UsbProduct
+from hostdevd.core.assignments import AssignedDevice
 from hostdevd.core.graph import DeviceGraph
-from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole
+from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole, HolderVia
 
 BlockPaths = Callable[[str], tuple[str, ...]]
 
@@ -65,6 +66,20 @@ def held_by(domain: Domain, graph: DeviceGraph, block_paths: BlockPaths) -> tupl
         for name in names:
             before = found.get(name)
             found[name] = replace(before, config=entry) if before else Held(name, config=entry)
+    return tuple(found.values())
+
+
+def entry_of(device: AssignedDevice) -> DomainEntry:
+    """The entry that a device kept by the service would have in the configuration."""
+    return DomainEntry(HolderVia.HOSTDEV, BlockPath(device.name), alias=device.alias, role=device.role)
+
+
+def with_config(held: tuple[Held, ...], kept: Mapping[str, DomainEntry]) -> tuple[Held, ...]:
+    """The same with these configuration entries by device, where there is none."""
+    found = {one.device: one for one in held}
+    for name, entry in kept.items():
+        before = found.get(name, Held(name))
+        found[name] = replace(before, config=before.config or entry)
     return tuple(found.values())
 
 

@@ -73,6 +73,8 @@ def _usb_keys(facts: UsbFacts, told: IdentityFacts) -> tuple[str, ...]:
     keys = [f"usb|{product}|{told.serial}|{told.interfaces}|{place}"]
     if told.serial:
         keys.append(f"usb-serial|{product}|{told.serial}")
+    # The same thing in the same port that shows other interfaces now.
+    keys.append(f"usb-port|{product}|{told.serial}|{place}")
     return tuple(keys)
 
 
@@ -134,6 +136,14 @@ class Identities:
         """The libvirt name of the device with this uid, None when it is not here."""
         return self._name_of.get(uid)
 
+    def candidates(self, uid: str) -> tuple[str, ...]:
+        """The present devices that may be the one of this uid, where none is for certain."""
+        identity = self._by_uid.get(uid)
+        if identity is None or uid in self._name_of:
+            return ()
+        wanted = set(identity.keys)
+        return tuple(sorted(name for name, keys in self._keys_of.items() if wanted & set(keys)))
+
     def known(self, uid: str) -> bool:
         """Whether this uid was ever given."""
         return uid in self._by_uid
@@ -168,7 +178,7 @@ class Identities:
             return False
         self._take(name, keys, free[0])
         identity = self._by_uid[free[0]]
-        if identity.keys[0] != keys[0]:  # found at another place: from now on it is found there too
+        if identity.keys != keys:  # found at another place: from now on it is found there too
             self._remember(Identity(identity.uid, keys), save=True)
         return True
 

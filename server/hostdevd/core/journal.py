@@ -58,6 +58,14 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplug:
+    """An unplug request: when it was about to be sent, and whether libvirt's answer to it was seen."""
+
+    time: float
+    returned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What the journal held at start."""
 
@@ -135,6 +143,19 @@ class Journal:
         await self._write(
             lambda db: db.execute("UPDATE step SET ended = ?, outcome = ? WHERE id = ?", (now, outcome, step))
         )
+
+    async def unplugs(self, assignment: str, since: float) -> dict[str, Unplug]:
+        """The last unplug request per device that an assignment's steps tell of."""
+
+        def read(db: sqlite3.Connection) -> dict[str, Unplug]:
+            rows = db.execute(
+                "SELECT device, started, ended IS NOT NULL FROM step"
+                " WHERE assignment = ? AND kind = 'DETACH_LIVE' AND started >= ? ORDER BY id",
+                (assignment, since),
+            )
+            return {device: Unplug(started, bool(returned)) for device, started, returned in rows}
+
+        return await self._write(read)
 
     async def forget(self, assignment: str) -> None:
         """Remove an assignment with its steps; its request id stays known."""

@@ -6,95 +6,24 @@ A dry run and a real call go through here; only the real one goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum, unique
 
+from hostdevd.core import preflight
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.graph import group_mates_of
+from hostdevd.core.graph import group_mates_of, names_twin
 from hostdevd.core.groups import Affected, affected
-from hostdevd.core.model import Domain, Holder, HolderRole, NodeDevice, PciFacts, Reason, ScsiFacts, UsbFacts
-from hostdevd.core.store import Store, names_twin
-
-
-@unique
-class StepKind(StrEnum):
-    """What a step does."""
-
-    HOST_DETACH = "HOST_DETACH"
-    ATTACH_LIVE = "ATTACH_LIVE"
-    ATTACH_CONFIG = "ATTACH_CONFIG"
-    VERIFY = "VERIFY"
-    DETACH_LIVE = "DETACH_LIVE"
-    DETACH_CONFIG = "DETACH_CONFIG"
-    HOST_REATTACH = "HOST_REATTACH"
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStep:
-    """One step: what, to which device (libvirt name), and how in words."""
-
-    kind: StepKind
-    device: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class SideEffect:
-    """Something that a caller may not expect, about a device or the VM as a whole."""
-
-    message: str
-    device: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an operation does, in order, what it takes with it, and what stands in its way."""
-
-    steps: tuple[PlanStep, ...] = ()
-    affected: tuple[Affected, ...] = ()
-    side_effects: tuple[SideEffect, ...] = ()
-    blockers: tuple[Reason, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AttachRequest:
-    """What a caller asks for; `expected_affected` None is not checked."""
-
-    vm: str
-    device: str
-    group_policy: GroupPolicy = GroupPolicy.WHOLE_GROUP
-    scope: Scope = Scope.AUTO
-    expected_affected: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedDevice:
-    """One device of the plan, and what has to be done for it."""
-
-    node: NodeDevice
-    role: HolderRole
-    live: bool
-    config: bool
-    config_by_service: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AttachPlan:
-    """The plan with what the engine needs to carry it out.
-
-    `extends` is the assignment that the work adds a scope to. `live` and `config` tell which definitions
-    of the VM get something. `held_by` is the first holder that stands in the way.
-    """
-
-    domain: Domain
-    target: NodeDevice
-    devices: tuple[PlannedDevice, ...]
-    live: bool
-    config: bool
-    plan: Plan
-    extends: Assignment | None = None
-    held_by: Holder | None = None
+from hostdevd.core.model import Domain, HolderRole, NodeDevice, PciFacts, Reason, UsbFacts
+from hostdevd.core.plan import (
+    AttachPlan,
+    AttachRequest,
+    Plan,
+    PlannedDevice,
+    PlanStep,
+    SideEffect,
+    StepKind,
+    live_order,
+)
+from hostdevd.core.store import Store
 
 
 def find_vm(store: Store, vm: str) -> Domain:
@@ -124,10 +53,22 @@ def find_device(store: Store, device: str) -> NodeDevice:
     return view.node
 
 
+def find_target(store: Store, device: str) -> NodeDevice:
+    """The same for what is to be given away: `AMBIGUOUS_DEVICE` where a uid fits several devices."""
+    candidates = store.identities.candidates(device)
+    if len(candidates) > 1:
+        raise HostdevError(
+            "AMBIGUOUS_DEVICE",
+            f"{device} may be any of {', '.join(candidates)}",
+            metadata={"device": device, "candidates": ",".join(candidates)},
+        )
+    return find_device(store, device)
+
+
 def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
     """The plan of an attach, blockers included; raises for what is an error on a dry run too."""
     domain = find_vm(store, request.vm)
-    target = find_device(store, request.device)
+    target = find_target(store, request.device)
     lost = affected(store.graph, target)
     _check_expected(store, request, lost)
     scopes, scope_blockers = _scopes(domain, request.scope)
@@ -141,11 +82,11 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
         affected=lost,
         side_effects=tuple(_side_effects(store, domain, devices, lost)),
         blockers=(
-            *_held_by_others(store, domain, target),
+            *preflight.held_by_others(store, domain, target),
             *store.devices[target.name].eligibility.reasons,
-            *_other_endpoints(store, target, request.group_policy),
+            *preflight.other_endpoints(store, target, request.group_policy),
             *scope_blockers,
-            *_guest_blockers(domain, devices),
+            *preflight.guest_blockers(domain, devices),
         ),
     )
     return AttachPlan(
@@ -156,7 +97,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
         config=any(device.config for device in devices),
         plan=plan,
         extends=extends,
-        held_by=next(iter(other_holders(store, domain, target)), None),
+        held_by=next(iter(preflight.other_holders(store, domain, target)), None),
     )
 
 
@@ -262,6 +203,7 @@ def _planned(  # noqa: PLR0913, PLR0917  every one is a part of the request
         config = scopes[1] and not has_config
         yield PlannedDevice(
             node=mate,
+            uid=uid,
             role=role,
             live=scopes[0] and not has_live,
             config=config,
@@ -278,91 +220,6 @@ def _already_attached(domain: Domain, target: NodeDevice, assignment: Assignment
     if assignment is not None:
         metadata["assignment"] = assignment.name
     return HostdevError("ALREADY_ATTACHED", f"{target.name} is attached to {domain.vm.name} already", metadata=metadata)
-
-
-# --- blockers ----------------------------------------------------------------------------------------
-
-
-def other_holders(store: Store, domain: Domain, target: NodeDevice) -> tuple[Holder, ...]:
-    """Who else holds the device, a member of its group, its PF, its VFs or its parent."""
-    return tuple(holder for holder in store.blocking_holders(target) if holder.vm.uuid != domain.vm.uuid)
-
-
-def _held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Reason]:
-    for holder in other_holders(store, domain, target):
-        where = "runs with it" if holder.live else "has it in its configuration"
-        yield Reason(
-            "HELD_BY_OTHER_VM",
-            holder.vm.name,
-            f"{holder.device} is held by the virtual machine {holder.vm.name}, which {where}",
-            f"detach it from {holder.vm.name} first",
-        )
-
-
-def _other_endpoints(store: Store, target: NodeDevice, policy: GroupPolicy) -> Iterator[Reason]:
-    others = [mate.name for mate in group_mates_of(store.graph, target) if mate.name != target.name]
-    if policy is GroupPolicy.SINGLE_ONLY and others:
-        yield Reason(
-            "GROUP_HAS_OTHER_ENDPOINTS",
-            target.name,
-            f"the IOMMU group of {target.name} has other endpoints: {', '.join(others)}",
-            "use the group policy WHOLE_GROUP or RESERVE_REST",
-        )
-
-
-def _guest_blockers(domain: Domain, devices: tuple[PlannedDevice, ...]) -> Iterator[Reason]:
-    vm = domain.vm
-    if domain.live is not None:
-        yield from _slot_blockers(domain, [device for device in devices if device.live])
-    kinds = {type(device.node.facts) for device in devices if device.live or device.config}
-    for definition, used in ((domain.live, "live"), (domain.config, "config")):
-        if definition is None or not any(getattr(device, used) for device in devices):
-            continue
-        if UsbFacts in kinds and not definition.hardware.usb_controller:
-            yield Reason("GUEST_HAS_NO_CONTROLLER", vm.name, f"{vm.name} has no USB controller", "add one (qemu-xhci)")
-            break
-        if ScsiFacts in kinds and not any(
-            controller.model.startswith("virtio") for controller in definition.hardware.scsi_controllers
-        ):
-            text = f"{vm.name} has no virtio-scsi controller"
-            yield Reason("GUEST_HAS_NO_CONTROLLER", vm.name, text, "add a SCSI controller of model virtio-scsi")
-            break
-    if vm.managed_save and not vm.state.active:
-        yield Reason(
-            "MANAGED_SAVE_PRESENT",
-            vm.name,
-            f"{vm.name} has a saved state, from which it would start without the device",
-            "start and shut down the VM, or remove its saved state (virsh managedsave-remove)",
-        )
-
-
-def _slot_blockers(domain: Domain, devices: list[PlannedDevice]) -> Iterator[Reason]:
-    if domain.live is None:
-        return
-    hardware = domain.live.hardware
-    shown = [
-        device.node.facts
-        for device in devices
-        if device.role is HolderRole.VISIBLE and isinstance(device.node.facts, PciFacts)
-    ]
-    express = sum(facts.express for facts in shown) if hardware.pcie else 0
-    conventional = len(shown) - express
-    for needed, free, kind, remedy in (
-        (express, hardware.free_pcie_slots, "PCI Express", "add pcie-root-port controllers and restart the VM"),
-        (
-            conventional,
-            hardware.free_pci_slots,
-            "conventional PCI",
-            "add a pcie-to-pci-bridge (q35) or pci-bridge controller and restart the VM",
-        ),
-    ):
-        if needed > free:
-            yield Reason(
-                "GUEST_HAS_NO_SLOT",
-                domain.vm.name,
-                f"{domain.vm.name} has {free} free {kind} slots, {needed} are needed",
-                remedy,
-            )
 
 
 # --- what will be done, in words ---------------------------------------------------------------------
@@ -388,12 +245,6 @@ def _steps(store: Store, devices: tuple[PlannedDevice, ...]) -> Iterator[PlanSte
     for device in devices:
         if device.live or device.config:
             yield PlanStep(StepKind.VERIFY, device.node.name, "read back from the VM and the host")
-
-
-def live_order(devices: tuple[PlannedDevice, ...]) -> tuple[PlannedDevice, ...]:
-    """The order of live attaches: reserved members first, so that the group is viable for the shown ones."""
-    live = [device for device in devices if device.live]
-    return tuple(sorted(live, key=lambda device: device.role is not HolderRole.RESERVED))
 
 
 def _side_effects(

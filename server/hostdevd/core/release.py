@@ -10,7 +10,8 @@ from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentStat
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import group_mates_of
 from hostdevd.core.model import Domain, Holder, HolderRole, HolderVia, NodeDevice
-from hostdevd.core.planner import Plan, PlanStep, StepKind, find_device, find_vm
+from hostdevd.core.plan import Plan, PlanStep, StepKind
+from hostdevd.core.planner import find_device, find_vm
 from hostdevd.core.store import Store
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hostdevd.core import eligibility as rules
-from hostdevd.core.addresses import PciAddress, UsbAddress, UsbProduct
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Assignment
-from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, iommu_group_of
-from hostdevd.core.groups import group_uid, member_role
+from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
+from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
-from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, held_by, holders_of
+from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, entry_of, held_by, holders_of, with_config
 from hostdevd.core.identity import FactsOf, Identities
 from hostdevd.core.model import (
     Domain,
@@ -33,7 +33,7 @@ from hostdevd.core.model import (
 )
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
-from hostdevd.core.views import DeviceView, GroupMember, GroupView
+from hostdevd.core.views import DeviceView, GroupView, group_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Store:
         self._frozen: dict[str, frozenset[str]] = {}
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
+        self._by_service: defaultdict[str, set[str]] = defaultdict(set)
         self.graph = DeviceGraph()
         self.epoch = epoch
         self.revision = revision
@@ -184,6 +185,8 @@ class Store:
 
     def put_assignment(self, assignment: Assignment) -> None:
         """Add or replace an assignment; call within `change`."""
+        if self.assignments.get(assignment.name) == assignment:
+            return
         self.assignments[assignment.name] = assignment
         self._index_assignment(assignment)
         self._dirty_domains.add(assignment.vm.uuid)
@@ -191,12 +194,18 @@ class Store:
 
     def remove_assignment(self, name: str) -> None:
         """Forget an assignment; call within `change`."""
-        if self.assignments.pop(name, None) is not None:
+        gone = self.assignments.pop(name, None)
+        if gone is not None:
+            self._by_service[gone.vm.uuid].discard(name)
+            self._dirty_domains.add(gone.vm.uuid)
             self._assignments_changed = True
 
     # --- deriving ------------------------------------------------------------------------------------
 
     def _index_assignment(self, assignment: Assignment) -> None:
+        self._by_service[assignment.vm.uuid].discard(assignment.name)
+        if assignment.config and not assignment.state.closed and any(one.by_service for one in assignment.devices):
+            self._by_service[assignment.vm.uuid].add(assignment.name)
         for device in assignment.devices:
             key = (assignment.vm.uuid, device.alias)
             if assignment.state.closed:
@@ -280,7 +289,7 @@ class Store:
 
     def _holders_now(self, uuid: str, before: Mapping[str, Holder], now: datetime) -> dict[str, Holder]:
         domain = self._domains.get(uuid)
-        held = held_by(domain, self.graph, self._senses.block_paths) if domain is not None else ()
+        held = self._with_service(domain, uuid) if domain is not None else ()
         self._held[uuid] = held
         if domain is None:
             del self._held[uuid]
@@ -292,10 +301,19 @@ class Store:
                 after[key] = replace(holder, vm=domain.vm) if domain is not None else holder
         return after
 
+    def _with_service(self, domain: Domain, uuid: str) -> tuple[Held, ...]:
+        """What a domain holds, with what hostdevd keeps in its place (`CONFIG_BY_SERVICE`)."""
+        held = held_by(domain, self.graph, self._senses.block_paths)
+        for name in self._by_service[uuid]:
+            kept = [device for device in self.assignments[name].devices if device.by_service]
+            names = [self._identities.name(device.uid) or device.name for device in kept]
+            held = with_config(held, dict(zip(names, map(entry_of, kept), strict=True)))
+        return held
+
     def _labels(self, vm: str, held: Held) -> Labels:
         node = self.graph.get(held.device)
-        alias = held.entry.alias
-        assignment = self._assignment_of.get((vm, alias)) if alias is not None else None
+        aliases = (entry.alias for entry in (held.live, held.config) if entry is not None and entry.alias is not None)
+        assignment = next((name for alias in aliases if (name := self._assignment_of.get((vm, alias)))), None)
         return Labels(
             uid=self._identities.get(held.device) or "",
             group=self._group_uid_of(node) if node is not None else None,
@@ -319,6 +337,9 @@ class Store:
 
     def _derive_devices(self, revision: int, source: ChangeSource, now: datetime) -> list[Change[DeviceView]]:
         dirty, self._dirty_devices = self._dirty_devices, set()
+        # Whether a device may go depends on what stands on its group mates.
+        numbers = {iommu_group_of(node) for name in dirty if (node := self.graph.get(name)) is not None} - {None}
+        dirty |= {mate.name for number in numbers if number is not None for mate in self.graph.iommu_members(number)}
         drivers = {name: self._driver_state(name) for name in dirty if name in self.graph}
         overrides = {name: state.override for name, state in drivers.items() if state.override}
         around = rules.Surroundings(
@@ -399,43 +420,5 @@ class Store:
         for number in dirty:
             members = self.graph.iommu_members(number)
             if members:
-                group = self._group_view(number, members)
+                group = group_view(number, members, self.devices, self._identities.uid)
                 self.groups[group.uid] = group
-
-    def _group_view(self, number: int, members: tuple[NodeDevice, ...]) -> GroupView:
-        going = endpoints(members)
-        views = [self.devices[member.name] for member in going]
-        reasons = tuple(
-            dict.fromkeys(
-                reason
-                for view in views
-                for reason in view.eligibility.reasons
-                if reason.code != "GROUP_MEMBER_INELIGIBLE"
-            )
-        )
-        return GroupView(
-            uid=group_uid(members, self._identities.uid),
-            iommu_group=number,
-            members=tuple(
-                GroupMember(member.name, self._identities.uid(member.name), member_role(member), driver)
-                for member in members
-                for driver in (self.devices[member.name].driver,)
-            ),
-            eligibility=Eligibility(
-                eligible=bool(going) and not reasons,
-                available=bool(going) and all(view.eligibility.available for view in views),
-                reasons=reasons,
-            ),
-            viable=all(view.driver is None or "vfio" in view.driver for view in views),
-            holders=tuple(holder for view in views for holder in view.holders),
-        )
-
-
-def names_twin(graph: DeviceGraph, source: UsbAddress) -> bool:
-    """Whether a USB device has a twin: another present device of its vendor and product."""
-    for name in graph.at(source):
-        facts = graph.nodes[name].facts
-        vendor, product = getattr(facts, "vendor_id", None), getattr(facts, "product_id", None)
-        if vendor is not None and product is not None:
-            return len(graph.at(UsbProduct(vendor, product))) > 1
-    return False

@@ -75,6 +75,7 @@ class Sync:
         self._uses_due = False
         self._full_due = False
         self._wake = asyncio.Event()
+        self._connection = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[EventListener] = []
         self.synced = asyncio.Event()
@@ -123,8 +124,10 @@ class Sync:
     def _on_event(self, event: Event) -> None:
         match event:
             case Connected():
+                self._connection += 1
                 self._full_due = True
             case Disconnected(why):
+                self._connection += 1
                 self.synced.clear()
                 self.why_disconnected = why
                 self._full_due = False
@@ -174,6 +177,7 @@ class Sync:
     async def _resync(self) -> None:
         self._names.clear()
         self._uuids.clear()
+        connection = self._connection
         try:
             self.info = await self._hypervisor.info()
             await self.read_all()
@@ -184,6 +188,8 @@ class Sync:
             self._wake.set()
             await self._clock.sleep(self._pace.retry_s)
             raise
+        if connection != self._connection:
+            return  # it broke meanwhile; what was read is not what is there now
         self.first_sync = True
         self._mark_synced()
         self.synced.set()
@@ -225,11 +231,14 @@ class Sync:
         source = ChangeSource.RECONCILE
         with self._store.change(source):
             names = {device.name for device in devices}
-            self._store.remove_devices([name for name in self._store.graph.nodes if name not in names])
-            self._store.put_devices(devices)
-            self._device_ticket = dict.fromkeys(names, ticket)
-            self._store.put_uses(uses)
-            self._uses_ticket = ticket
+            gone = [name for name in self._store.graph.nodes if name not in names]
+            self._store.remove_devices(name for name in gone if self._newer(self._device_ticket, name, ticket))
+            self._store.put_devices(
+                device for device in devices if self._newer(self._device_ticket, device.name, ticket)
+            )
+            if ticket > self._uses_ticket:
+                self._uses_ticket = ticket
+                self._store.put_uses(uses)
             self._apply_domains(ticket, domains)
             self._store.look_again(names)
 

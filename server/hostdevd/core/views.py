@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hostdevd.core.groups import MemberRole
+from hostdevd.core.graph import endpoints
+from hostdevd.core.groups import MemberRole, UidOf, group_uid, member_role
 from hostdevd.core.model import Eligibility, Holder, HostUse, NodeDevice
 
 
@@ -51,3 +53,31 @@ class GroupView:
     eligibility: Eligibility
     viable: bool
     holders: tuple[Holder, ...]
+
+
+def group_view(
+    number: int, members: tuple[NodeDevice, ...], devices: Mapping[str, DeviceView], uid_of: UidOf
+) -> GroupView:
+    """A group from the views of its members."""
+    going = endpoints(members)
+    views = [devices[member.name] for member in going]
+    reasons = tuple(
+        dict.fromkeys(
+            reason for view in views for reason in view.eligibility.reasons if reason.code != "GROUP_MEMBER_INELIGIBLE"
+        )
+    )
+    return GroupView(
+        uid=group_uid(members, uid_of),
+        iommu_group=number,
+        members=tuple(
+            GroupMember(member.name, uid_of(member.name), member_role(member), devices[member.name].driver)
+            for member in members
+        ),
+        eligibility=Eligibility(
+            eligible=bool(going) and not reasons,
+            available=bool(going) and all(view.eligibility.available for view in views),
+            reasons=reasons,
+        ),
+        viable=all(view.driver is None or "vfio" in view.driver for view in views),
+        holders=tuple(holder for view in views for holder in view.holders),
+    )

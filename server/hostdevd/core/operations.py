@@ -1,0 +1,192 @@
+"""Operations in flight: who works on which devices, and how the work's states are written and shown.
+
+While an operation runs, its devices belong to it: nobody else begins on them or their groups, and their
+holders are shown as before, so that watchers see one batch when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from hostdevd.core.assignments import Assignment
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.failures import in_progress
+from hostdevd.core.graph import group_mates_of
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.journal import Journal, RequestRecord
+from hostdevd.core.model import NodeDevice
+from hostdevd.core.plan import Plan
+from hostdevd.core.ports import Clock
+from hostdevd.core.store import Store
+from hostdevd.core.sync import Sync
+from hostdevd.core.taking import Nudge
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Operation:
+    """Work in flight on one assignment.
+
+    `intent` is the record as the work began. `durable` is set when that is written, or never will be.
+    `error` is for its callers, `fault` one of ours.
+    """
+
+    intent: Assignment
+    plan: Plan
+    nudge: Nudge = field(default_factory=Nudge)
+    durable: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    error: HostdevError | None = None
+    fault: Exception | None = None
+
+    @property
+    def uids(self) -> frozenset[str]:
+        """The devices that belong to it."""
+        return frozenset(device.uid for device in self.intent.devices)
+
+    @property
+    def name(self) -> str:
+        """Its assignment."""
+        return self.intent.name
+
+
+class Operations:
+    """All operations of one host."""
+
+    def __init__(self, store: Store, sync: Sync, journal: Journal, clock: Clock) -> None:
+        self._store = store
+        self._sync = sync
+        self._journal = journal
+        self._clock = clock
+        self._running: dict[str, Operation] = {}
+        self._busy: dict[str, Operation] = {}
+        self._unwritten: dict[str, tuple[Assignment, RequestRecord | None]] = {}
+        self.ended = asyncio.Event()
+        """Set whenever an operation ends; whoever waits clears it."""
+
+    def __contains__(self, assignment: object) -> bool:
+        return assignment in self._running
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(tuple(self._running.values()))
+
+    def get(self, assignment: str) -> Operation | None:
+        """The operation on an assignment."""
+        return self._running.get(assignment)
+
+    def check_free(self, nodes: Iterable[NodeDevice], own: Assignment | None = None) -> None:
+        """`OPERATION_IN_PROGRESS` when one of these devices, a group mate or the assignment is worked on."""
+        for node in nodes:
+            for mate in group_mates_of(self._store.graph, node):
+                operation = self._busy.get(self._store.identities.uid(mate.name))
+                if operation is not None:
+                    raise in_progress(operation.name, operation.intent.vm, mate.name)
+        operation = self._running.get(own.name) if own is not None else None
+        if operation is not None:
+            raise in_progress(operation.name, operation.intent.vm, operation.name)
+
+    def is_busy(self, assignment: Assignment) -> bool:
+        """Whether an operation, this assignment's or another's, works on one of its devices."""
+        return assignment.name in self._running or any(device.uid in self._busy for device in assignment.devices)
+
+    def begin(self, assignment: Assignment, plan: Plan) -> Operation:
+        """Take an assignment and its devices."""
+        operation = Operation(assignment, plan)
+        self._running[assignment.name] = operation
+        for uid in operation.uids:
+            self._busy[uid] = operation
+        self._store.freeze(assignment.vm.uuid, operation.uids)
+        return operation
+
+    def start(self, operation: Operation, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run an operation's work as a task that belongs to the service, and end the operation with it."""
+        operation.task = asyncio.create_task(self._until_end(operation, work), name=name)
+
+    async def _until_end(self, operation: Operation, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as fault:
+            # The record says what was under way; `Upkeep` takes it up again.
+            log.exception("an operation failed in an unexpected way", assignment=operation.name)
+            operation.fault = fault
+        finally:
+            self.end(operation)
+
+    def end(self, operation: Operation) -> None:
+        """Give the devices free."""
+        if self._running.get(operation.name) is operation:
+            del self._running[operation.name]
+            for uid in operation.uids:
+                if self._busy.get(uid) is operation:
+                    del self._busy[uid]
+            with self._store.change(ChangeSource.OPERATION):
+                self._store.thaw(operation.intent.vm.uuid, operation.uids)
+        operation.durable.set()
+        operation.ended.set()
+        self.ended.set()
+
+    # --- the states of its assignment ----------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """The time for records."""
+        return datetime.fromtimestamp(self._clock.now(), UTC)
+
+    async def intend(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
+        """Write what is about to be done; `STATE_STORE_UNAVAILABLE` when it cannot: then nothing is done."""
+        await self._journal.save(assignment, request=record)
+
+    def publish(self, assignment: Assignment) -> None:
+        """Show a state."""
+        with self._store.change(ChangeSource.OPERATION):
+            self._store.put_assignment(assignment)
+
+    async def save(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
+        """Write a state that is true already: when the disk refuses, `save_again` goes on trying."""
+        try:
+            await self._journal.save(assignment, request=record)
+        except HostdevError as error:
+            log.warning("a state could not be written", assignment=assignment.name, error=error.message)
+            if record is None and assignment.name in self._unwritten:
+                record = self._unwritten[assignment.name][1]
+            self._unwritten[assignment.name] = assignment, record
+        else:
+            self._unwritten.pop(assignment.name, None)
+
+    async def save_again(self) -> None:
+        """Write what could not be written."""
+        for name, (assignment, record) in tuple(self._unwritten.items()):
+            if name not in self._running:
+                await self.save(assignment, record)
+
+    def forget(self, assignment: str) -> None:
+        """Its record is gone: nothing is left to write."""
+        self._unwritten.pop(assignment, None)
+
+    async def finish(
+        self,
+        operation: Operation,
+        assignment: Assignment,
+        record: RequestRecord | None = None,
+        source: ChangeSource = ChangeSource.OPERATION,
+    ) -> None:
+        """Write the end state, then show it together with the holders: one batch per operation."""
+        await self.save(assignment, record)
+        await self._refresh_after(assignment)
+        with self._store.change(source):
+            self._store.put_assignment(assignment)
+            self._store.thaw(operation.intent.vm.uuid, operation.uids)
+
+    async def _refresh_after(self, assignment: Assignment) -> None:
+        try:
+            await self._sync.read_domain(assignment.vm.uuid, ChangeSource.OPERATION)
+            await self._sync.read_uses(ChangeSource.OPERATION)
+        except Exception as error:  # noqa: BLE001  a full read follows the reconnect; the record is safe
+            log.warning("the host could not be read after an operation", error=str(error))

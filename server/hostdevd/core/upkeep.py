@@ -1,0 +1,265 @@
+"""Keeping assignments true: finishing what a crash left open, following what others do to assigned devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState
+from hostdevd.core.attaching import Attaching
+from hostdevd.core.by_service import ByService
+from hostdevd.core.detaching import Detaching
+from hostdevd.core.effects import Effects
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.graph import group_mates_of
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.journal import Journal
+from hostdevd.core.model import ConditionCode, Domain, DomainDef, NodeDevice, VmState
+from hostdevd.core.operations import Operations
+from hostdevd.core.plan import Plan, StepKind
+from hostdevd.core.ports import Clock
+from hostdevd.core.requests import Requests
+from hostdevd.core.steps import StepFailedError
+from hostdevd.core.store import Store
+from hostdevd.core.sync import Sync
+
+log = structlog.get_logger()
+
+TEND_S = 10.0
+"""Between two tries of what failed in the background."""
+PURGE_S = 86_400.0
+KEEP_CLOSED_S = 30 * 86_400.0
+KEEP_REQUESTS_S = 7 * 86_400.0
+
+_PATIENCE_S = 5.0
+
+_DIVERGED = ConditionCode.CONFIG_DIVERGED
+
+_KEPT_TRUE = (
+    ConditionCode.GROUP_SPLIT,
+    ConditionCode.CONFIG_DIVERGED,
+    ConditionCode.DEVICE_MISSING,
+    ConditionCode.DEVICE_CHANGED,
+)
+"""The conditions of an attached assignment that are found by looking, and go when they no longer hold."""
+
+
+class Upkeep:
+    """Looks after the assignments of one host."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  the parts, each once
+        self,
+        store: Store,
+        sync: Sync,
+        operations: Operations,
+        attaching: Attaching,
+        detaching: Detaching,
+        effects: Effects,
+        requests: Requests,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._sync = sync
+        self._operations = operations
+        self._attaching = attaching
+        self._detaching = detaching
+        self._effects = effects
+        self._requests = requests
+        self._journal = journal
+        self._clock = clock
+        self._purged = float("-inf")
+        self._by_service = ByService(store, operations, attaching)
+        sync.listen(self._by_service.hear)
+        store.on_commit.append(lambda _: operations.ended.set())
+
+    async def follow(self) -> None:
+        """Recover as soon as libvirt was read, then compare whenever something changed."""
+        await self._sync.synced.wait()
+        self._recover_all()
+        while True:
+            self._operations.ended.clear()
+            for name in tuple(self._store.assignments):
+                try:
+                    await self._compare(name)
+                except Exception:
+                    log.exception("an assignment could not be compared", assignment=name)
+            await self._operations.ended.wait()
+
+    async def tend(self) -> None:
+        """Now and then: try again what failed in the background, and forget what is old."""
+        while True:
+            try:
+                await self._operations.save_again()
+                await self._purge()
+                if self._sync.connected:
+                    self._recover_all()
+            except HostdevError as error:
+                log.warning("old records could not be removed; trying again", error=error.message)
+            await self._clock.sleep(TEND_S)
+
+    async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
+        """Compare the assignments of these devices and their groups now, before somebody plans with them."""
+        mates = {mate.name for node in nodes for mate in group_mates_of(self._store.graph, node)}
+        uids = {self._store.identities.uid(name) for name in mates}
+        for assignment in tuple(self._store.assignments.values()):
+            if any(device.uid in uids for device in assignment.devices):
+                await self.compare_named(assignment.name)
+
+    async def compare_named(self, name: str) -> None:
+        """Compare one assignment now, or wait a moment for a comparison that gives something back."""
+        running = self._operations.get(name)
+        if running is not None and running.intent.state is AssignmentState.ATTACHED:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(running.ended.wait(), _PATIENCE_S)
+        await self._compare(name)
+
+    # --- after a crash -------------------------------------------------------------------------------
+
+    def _recover_all(self) -> None:
+        for assignment in tuple(self._store.assignments.values()):
+            if assignment.state.in_flight and not self._operations.is_busy(assignment):
+                self._recover(assignment)
+
+    def _recover(self, assignment: Assignment) -> None:
+        log.warning("finishing what was interrupted", assignment=assignment.name, state=str(assignment.state))
+        operation = self._operations.begin(assignment, Plan())
+        operation.durable.set()
+        if assignment.state is AssignmentState.DETACHING:
+            work = self._detaching.take_away(operation, assignment)
+        else:
+            why = StepFailedError(StepKind.VERIFY, assignment.devices[0].name, "hostdevd was stopped in the middle")
+            record = self._requests.get(assignment.pending_request)
+            work = self._attaching.undo(operation, assignment, assignment.before_extension(), record, why)
+        self._operations.start(operation, work, f"recover-{assignment.name}")
+
+    # --- what others do ------------------------------------------------------------------------------
+
+    async def _compare(self, name: str) -> None:
+        """Bring an assignment's record in line with what its VM has; give back what was taken from it."""
+        assignment = self._store.assignments.get(name)
+        if (
+            assignment is None
+            or assignment.state is not AssignmentState.ATTACHED
+            or not self._sync.connected
+            or self._operations.is_busy(assignment)
+        ):
+            return
+        domain = self._store.domains.get(assignment.vm.uuid)
+        true = self._as_found(assignment, domain)
+        if replace(true, vm=assignment.vm) != assignment:
+            await self._correct(assignment, true)
+        elif true != assignment:
+            self._operations.publish(true)
+            if true.vm.state.active != assignment.vm.state.active:
+                # Whether it runs is how a restart knows that it was started meanwhile.
+                await self._operations.save(true)
+        self._by_service.look(assignment)
+
+    async def _correct(self, assignment: Assignment, true: Assignment) -> None:
+        operation = self._operations.begin(assignment, Plan())
+        operation.durable.set()
+        try:
+            if (true.live, true.config) != (assignment.live, assignment.config):
+                true = replace(true, update_time=self._operations.now())
+            if assignment.live and not true.live:
+                true = true.without_condition(ConditionCode.DETACH_REJECTED)
+                true = true.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
+                for condition in await self._effects.restoring.give_back(assignment):
+                    true = true.with_condition(condition)
+            if not true.live and not true.config:
+                true = true.to(AssignmentState.DETACHED, self._operations.now())
+            await self._operations.finish(operation, true, source=ChangeSource.RECONCILE)
+        finally:
+            self._operations.end(operation)
+
+    def _as_found(self, assignment: Assignment, domain: Domain | None) -> Assignment:
+        vm = domain.vm if domain is not None else replace(assignment.vm, state=VmState.SHUT_OFF)
+        without_live = self._without(assignment, domain.live if domain else None)
+        without_config = self._without(assignment, domain.config if domain else None)
+        devices = len(assignment.devices)
+        by_service = {device.uid for device in assignment.devices if device.by_service and domain is not None}
+        without_config = tuple(device for device in without_config if device.uid not in by_service)
+        live, config = len(without_live) < devices, len(without_config) < devices
+        # Said when the VM started, true until it ends or gets the device after all.
+        without_it = {device.name for device in without_live if device.by_service and vm.state.active}
+        found = [
+            *(one for one in assignment.conditions if one.code is _DIVERGED and one.device in without_it),
+            *(self._split(assignment, device) for device in without_live if live),
+            *(self._diverged(assignment, device) for device in without_config if config),
+            *(self._gone(device) for device in assignment.devices if self._store.identities.name(device.uid) is None),
+        ]
+        return replace(assignment, live=live, config=config, vm=vm, conditions=self._kept(assignment, found))
+
+    def _kept(self, assignment: Assignment, found: Iterable[AssignmentCondition]) -> tuple[AssignmentCondition, ...]:
+        """The conditions as they are now; one that was there before keeps its place and time."""
+        now = {(one.code, one.device): one for one in found}
+        kept = [one for one in assignment.conditions if one.code not in _KEPT_TRUE or (one.code, one.device) in now]
+        known = {(one.code, one.device) for one in kept}
+        return (*kept, *(one for key, one in now.items() if key not in known))
+
+    def _without(self, assignment: Assignment, definition: DomainDef | None) -> tuple[AssignedDevice, ...]:
+        """The devices that a definition does not have; a `missing` entry holds nothing."""
+        entries = [entry for entry in self._effects.looking.entries(assignment, definition) if not entry.missing]
+        if definition is None or not entries:
+            return assignment.devices
+        there = {entry.alias for entry in entries}
+        named = {name for entry in entries for name in self._effects.looking.names(entry)}
+
+        def is_there(device: AssignedDevice) -> bool:
+            return device.alias in there or (self._store.identities.name(device.uid) or device.name) in named
+
+        return tuple(device for device in assignment.devices if not is_there(device))
+
+    def _split(self, assignment: Assignment, device: AssignedDevice) -> AssignmentCondition:
+        return self._condition(
+            ConditionCode.GROUP_SPLIT,
+            device,
+            f"{assignment.vm.name} does not have {device.name} any more, but others of its group",
+            "detach the assignment to give the whole group back",
+        )
+
+    def _diverged(self, assignment: Assignment, device: AssignedDevice) -> AssignmentCondition:
+        return self._condition(
+            ConditionCode.CONFIG_DIVERGED,
+            device,
+            f"the configuration of {assignment.vm.name} does not have {device.name} any more, but others of its group",
+            "detach the assignment, then attach the device again",
+        )
+
+    def _gone(self, device: AssignedDevice) -> AssignmentCondition:
+        other = self._store.devices.get(device.name)
+        if other is not None:
+            text = f"another device is at the place of {device.name} now"
+            return self._condition(ConditionCode.DEVICE_CHANGED, device, text, "detach the assignment")
+        text = f"{device.name} is not on the host any more"
+        return self._condition(ConditionCode.DEVICE_MISSING, device, text, "plug it in again, or detach the assignment")
+
+    def _condition(self, code: ConditionCode, device: AssignedDevice, text: str, remedy: str) -> AssignmentCondition:
+        return AssignmentCondition(code, text, self._operations.now(), device.name, remedy)
+
+    # --- what is old ---------------------------------------------------------------------------------
+
+    async def _purge(self) -> None:
+        now = self._clock.now()
+        if now - self._purged < PURGE_S:
+            return
+        closed_before, used_before = now - KEEP_CLOSED_S, now - KEEP_REQUESTS_S
+        names = await self._journal.purge(assignments_before=closed_before, requests_before=used_before)
+        self._purged = now
+        with self._store.change(ChangeSource.RECONCILE):
+            for name in names:
+                self._store.remove_assignment(name)
+        self._requests.purge(used_before, self._store.assignments)
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """End these tasks where they are."""
+    tasks = tuple(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,101 @@
+"""A device keeps its uid across reboot, renumbering and re-plug; two that look alike are not mixed up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hostdevd.core.graph import DeviceGraph
+from hostdevd.core.identity import FactsOf, Identities
+from hostdevd.core.model import NodeDevice
+from hostdevd.core.ports import IdentityFacts
+from unit.core.made import pci, usb
+
+
+def told(facts: Mapping[str, IdentityFacts]) -> FactsOf:
+    return lambda device: facts.get(device.name, IdentityFacts())
+
+
+def resolve(identities: Identities, facts: Mapping[str, IdentityFacts], *devices: NodeDevice) -> list[str]:
+    identities.forget([name for name in identities.names.values() if name not in {one.name for one in devices}])
+    identities.resolve(DeviceGraph(devices), [one.name for one in devices], told(facts))
+    return [identities.uid(device.name) for device in devices]
+
+
+def at(port: str, serial: str = "", interfaces: str = "08") -> IdentityFacts:
+    return IdentityFacts(root="pci/0e", path=port, serial=serial, interfaces=interfaces)
+
+
+def test_a_pci_function_that_moved_to_another_bus_number_is_the_same() -> None:
+    identities = Identities()
+    place = IdentityFacts(root="\\_SB.PCI0", path="1c.0/00.0", subsystem="1af4:1100")
+    first = resolve(identities, {"pci_0000_05_00_0": place}, pci("05:00.0"))
+    assert resolve(identities, {"pci_0000_06_00_0": place}, pci("06:00.0")) == first
+
+
+def test_another_card_in_the_same_slot_is_another_device() -> None:
+    identities = Identities()
+    one = IdentityFacts(root="r", path="1c.0/00.0", subsystem="1af4:1100")
+    other = IdentityFacts(root="r", path="1c.0/00.0", subsystem="1af4:9999")
+    name = "pci_0000_05_00_0"
+    assert resolve(identities, {name: one}, pci("05:00.0")) != resolve(identities, {name: other}, pci("05:00.0"))
+
+
+def test_a_vf_is_its_pfs_index() -> None:
+    identities = Identities()
+    place = IdentityFacts(root="r", path="0b")
+    devices = (pci("0b:00.0", vfs=("0b:00.1", "0b:00.2")), pci("0b:00.1", pf="0b:00.0"), pci("0b:00.2", pf="0b:00.0"))
+    before = resolve(identities, {"pci_0000_0b_00_0": place}, *devices)
+    moved = (pci("1b:00.0", vfs=("1b:00.1", "1b:00.2")), pci("1b:00.1", pf="1b:00.0"), pci("1b:00.2", pf="1b:00.0"))
+    assert resolve(identities, {"pci_0000_1b_00_0": place}, *moved) == before
+    assert len(set(before)) == 3
+
+
+def test_a_stick_with_a_serial_is_followed_to_another_port_and_known_there() -> None:
+    identities = Identities()
+    first = resolve(identities, {"a": at("2.1", "S1")}, usb("a", 5))
+    assert resolve(identities, {"b": at("2.4", "S1")}, usb("b", 6)) == first
+    kept = Identities(identities._by_uid.values())
+    assert resolve(kept, {"b": at("2.4", "S1")}, usb("b", 7)) == first
+
+
+def test_twins_with_one_serial_that_swap_ports_are_told_apart_by_the_port_alone() -> None:
+    identities = Identities()
+    ports = {"a": at("2.1", "TWIN"), "b": at("2.2", "TWIN")}
+    before = resolve(identities, ports, usb("a", 5), usb("b", 6))
+    assert before[0] != before[1]
+    resolve(identities, {})
+    assert resolve(identities, ports, usb("a", 8), usb("b", 7)) == before
+
+
+def test_two_newcomers_with_a_known_serial_are_not_guessed() -> None:
+    identities = Identities()
+    known = resolve(identities, {"a": at("2.1", "TWIN")}, usb("a", 5))
+    resolve(identities, {})
+    found = resolve(identities, {"b": at("2.2", "TWIN"), "c": at("2.3", "TWIN")}, usb("b", 6), usb("c", 7))
+    assert known[0] not in found
+
+
+def test_a_stick_without_a_serial_is_found_by_its_port_when_it_shows_other_interfaces() -> None:
+    identities = Identities()
+    first = resolve(identities, {"a": at("2.1", interfaces="08")}, usb("a", 5))
+    assert resolve(identities, {"a": at("2.1", interfaces="08,03")}, usb("a", 5)) == first
+
+
+def test_another_product_in_the_port_is_another_device() -> None:
+    identities = Identities()
+    first = resolve(identities, {"a": at("2.1")}, usb("a", 5))
+    assert resolve(identities, {"a": at("2.1")}, usb("a", 6, product=2)) != first
+
+
+def test_a_uid_is_never_given_to_two_present_devices() -> None:
+    identities = Identities()
+    same = IdentityFacts(root="r", path="p")
+    found = resolve(identities, {"pci_0000_05_00_0": same, "pci_0000_06_00_0": same}, pci("05:00.0"), pci("06:00.0"))
+    assert len(set(found)) == 2
+
+
+def test_a_parent_that_is_not_listed_and_a_loop_are_tolerated() -> None:
+    graph = DeviceGraph([NodeDevice("a", "net", "b"), NodeDevice("b", "net", "a"), NodeDevice("c", "net", "gone")])
+    assert [device.name for device in graph.ancestors("a")] == ["b"]
+    assert [device.name for device in graph.descendants("a")] == ["b"]
+    assert list(graph.ancestors("c")) == []
