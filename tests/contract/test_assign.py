@@ -9,7 +9,7 @@ from api import ATTACHED, DETACHED, Api, codes, eventually, refused
 from google.protobuf.duration_pb2 import Duration
 from hosts import Host, managed_pci
 
-from hostdev.v1 import assignment_pb2, holder_pb2, service_pb2
+from hostdev.v1 import assignment_pb2, device_pb2, holder_pb2, service_pb2
 from hostdevd.core.ports import Target
 
 GROUPS = {
@@ -77,10 +77,18 @@ def test_a_usb_device_goes_to_a_guest_and_back(api: Api, roles: dict[str, str], 
     assert api.detach("alpha", roles[role]).state == DETACHED
 
 
-def test_a_usb_device_without_a_twin_goes_to_both_definitions(api: Api, roles: dict[str, str]) -> None:
-    assert api.attach("alpha", roles["usb_keyboard"]).config
-    assert [(h.live, h.config) for h in api.holders(devices=[roles["usb_keyboard"]])] == [(True, True)]
-    assert api.detach("alpha", roles["usb_keyboard"]).state == DETACHED
+@pytest.mark.parametrize(("role", "by_service"), [("usb_stick", False), ("usb_twin_1", True)])
+def test_a_usb_device_goes_to_both_definitions(api: Api, roles: dict[str, str], role: str, *, by_service: bool) -> None:
+    assignment = api.attach("alpha", roles[role])
+    assert assignment.config
+    # No entry by vendor:product can tell twins apart: the service keeps that part itself.
+    assert [condition.code for condition in assignment.conditions] == (
+        [device_pb2.CONDITION_CODE_CONFIG_BY_SERVICE] if by_service else []
+    )
+    assert [(h.live, h.config) for h in api.holders(devices=[roles[role]])] == [(True, True)]
+    with refused("HELD_BY_OTHER_VM"):
+        api.attach("spare", roles[role])
+    assert api.detach("alpha", roles[role]).state == DETACHED
 
 
 @pytest.mark.parametrize("vm", ["alpha", "legacy"])
@@ -88,8 +96,8 @@ def test_a_lun_goes_to_a_guest_and_back(api: Api, roles: dict[str, str], vm: str
     assignment = api.attach(vm, roles["lun_0"])
     assert (assignment.live, assignment.config) == (True, True)
     second = api.attach(vm, roles["lun_1"])
-    addresses = {holder.guest_address for holder in api.holders(vms=[vm])}
-    assert len(addresses) == 2
+    held = api.holders(vms=[vm], devices=[roles["lun_0"], roles["lun_1"]])
+    assert len({holder.guest_address for holder in held}) == len(held) == 2
     assert api.detach(assignment=second.name).state == DETACHED
     assert api.detach(vm, roles["lun_0"]).state == DETACHED
 

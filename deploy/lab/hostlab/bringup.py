@@ -76,7 +76,9 @@ def _run(steps: list[Step], times: dict[str, float]) -> str | None:
 
 def call(*command: str, timeout_s: float = 60) -> str:
     """Run a program; its stdout. RuntimeError carries its stderr."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
@@ -128,11 +130,18 @@ def _start_libvirt() -> None:
     call("modprobe", "kvm_amd")
     Path("/etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
     Path("/etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD_CONF)
-    for directory in ("/var/log/libvirt/qemu", "/var/lib/libvirt/qemu", "/var/lib/libvirt/images", "/var/cache/libvirt/qemu"):
+    for directory in (
+        "/var/log/libvirt/qemu",
+        "/var/lib/libvirt/qemu",
+        "/var/lib/libvirt/images",
+        "/var/cache/libvirt/qemu",
+    ):
         os.makedirs(directory, exist_ok=True)
     for daemon in ("virtlogd", "libvirtd"):
         with open(f"/var/log/lab/{daemon}.log", "ab") as log:
-            subprocess.Popen(["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            subprocess.Popen(
+                ["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -52,7 +52,9 @@ def up() -> int:
     """``up [options] [-- SERVER…]``: serve hostdevd from the lab until Ctrl-C or SIGTERM."""
     parser = _parser("up", "boot the lab and serve hostdevd from it on a local port")
     parser.add_argument("--port", type=int, default=50051)
-    parser.add_argument("--timeout", type=float, default=90.0, metavar="S", help="for the server to answer (default 90)")
+    parser.add_argument(
+        "--timeout", type=float, default=90.0, metavar="S", help="for the server to answer (default 90)"
+    )
     parser.add_argument("command", nargs="*", metavar="SERVER COMMAND")
     options = parser.parse_args()
     default = [str(REPOSITORY / ".venv/bin/hostdevd"), "serve", "--listen", f"unix:{SOCKET_IN_LAB}"]
@@ -78,8 +80,11 @@ def up() -> int:
             if time.monotonic() > deadline:
                 raise LabError(f"the server does not answer after {options.timeout:.0f} s")
             time.sleep(0.5)
-        print(f"lab is up: hostdevd answers on 127.0.0.1:{options.port}; "
-              f"`{PROGRAM / 'exec'} -- virsh list` looks inside; Ctrl-C stops it", flush=True)
+        print(
+            f"lab is up: hostdevd answers on 127.0.0.1:{options.port}; "
+            f"`{PROGRAM / 'exec'} -- virsh list` looks inside; Ctrl-C stops it",
+            flush=True,
+        )
         try:
             while machine.alive() and not ended:
                 time.sleep(0.3)

@@ -61,4 +61,6 @@ def _q35_controllers() -> str:
 
 
 def _pc_controllers() -> str:
-    return "<controller type='pci' index='0' model='pci-root'/>\n    <controller type='usb' index='0' model='qemu-xhci'/>"
+    return (
+        "<controller type='pci' index='0' model='pci-root'/>\n    <controller type='usb' index='0' model='qemu-xhci'/>"
+    )

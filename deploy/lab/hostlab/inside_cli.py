@@ -35,7 +35,9 @@ def guest(argv: list[str]) -> int:
 def qmp(argv: list[str]) -> int:
     """``lab-qmp COMMAND [KEY=VALUE…]``; ``device_del`` waits until the device is gone."""
     parser = argparse.ArgumentParser("lab-qmp", description="talk to the QEMU that runs the lab host")
-    parser.add_argument("--wait", type=float, default=_UNPLUG_S, help="seconds device_del waits for the removal (0: no wait)")
+    parser.add_argument(
+        "--wait", type=float, default=_UNPLUG_S, help="seconds device_del waits for the removal (0: no wait)"
+    )
     parser.add_argument("command", help="a QMP command, or hmp")
     parser.add_argument("arguments", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args(argv)
@@ -45,7 +47,11 @@ def qmp(argv: list[str]) -> int:
             return 0
         arguments = dict(_argument(text) for text in options.arguments)
         answer = monitor.execute(options.command, **arguments)
-        if options.command == "device_del" and options.wait > 0 and not monitor.wait_deleted(str(arguments["id"]), options.wait):
+        if (
+            options.command == "device_del"
+            and options.wait > 0
+            and not monitor.wait_deleted(str(arguments["id"]), options.wait)
+        ):
             raise LabError(f"{arguments['id']} was asked to leave and has not")
     if answer:
         print(json.dumps(answer, indent=1))

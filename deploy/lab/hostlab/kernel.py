@@ -58,8 +58,10 @@ def _from_record(fields: dict[str, str], cache: Path) -> Kernel:
 
 def _kernel_packages() -> list[str]:
     if shutil.which("apt-get") is None:
-        raise LabError("no apt-get here: the lab takes its kernel from Debian or Ubuntu packages",
-                       hint="run it in a Debian container")
+        raise LabError(
+            "no apt-get here: the lab takes its kernel from Debian or Ubuntu packages",
+            hint="run it in a Debian container",
+        )
     identity = Path("/etc/os-release").read_text()
     if re.search(r"^ID(_LIKE)?=.*ubuntu", identity, re.MULTILINE):
         image = _dependency("linux-image-generic", r"linux-image-\d\S+-generic")

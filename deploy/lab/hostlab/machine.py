@@ -67,7 +67,11 @@ class Machine:
     def ending(self) -> str:
         """How QEMU ended, in words."""
         status = self._process.returncode
-        return f"QEMU died of signal {-status}" if status is not None and status < 0 else f"QEMU ended with status {status}"
+        return (
+            f"QEMU died of signal {-status}"
+            if status is not None and status < 0
+            else f"QEMU ended with status {status}"
+        )
 
     def console_tail(self, lines: int = 80) -> str:
         """The last lines of the lab's console."""
@@ -157,7 +161,11 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
     linux = kernel.obtain(cache)
     inside = PROGRAM / "inside"
     host_image = initramfs.build(linux, {"init": inside / "init"}, initramfs.HOST_MODULES, cache / "host")
-    guest_files = {"init": inside / "guest-init", "bin/lspci": inside / "guest-lspci", "bin/lsusb": inside / "guest-lsusb"}
+    guest_files = {
+        "init": inside / "guest-init",
+        "bin/lspci": inside / "guest-lspci",
+        "bin/lsusb": inside / "guest-lsusb",
+    }
     guest_image = initramfs.build(linux, guest_files, initramfs.GUEST_MODULES, cache / "guest")
     config, disks = work / "config", work / "disks"
     config.mkdir()
@@ -222,18 +230,24 @@ def _await_ready(machine: Machine, timeout_s: float, work: Path) -> None:
             log = (work / "qemu.log").read_text(errors="replace").splitlines()
             said = [line for line in log if ": warning: " not in line][-3:]
             print(machine.console_tail(), file=sys.stderr)
-            raise BootError(f"the lab ended while booting ({machine.ending()}). {' / '.join(said)}".strip(),
-                            hint="try again with --verbose")
+            raise BootError(
+                f"the lab ended while booting ({machine.ending()}). {' / '.join(said)}".strip(),
+                hint="try again with --verbose",
+            )
         try:
             machine.remote.await_ready(min(5.0, max(deadline - time.monotonic(), 0.1)))
         except TimeoutError:
             if time.monotonic() > deadline:
                 print(machine.console_tail(), file=sys.stderr)
-                raise BootError(f"the lab did not come up in {timeout_s:.0f} s.", hint="try again with --verbose") from None
+                raise BootError(
+                    f"the lab did not come up in {timeout_s:.0f} s.", hint="try again with --verbose"
+                ) from None
         except LabError:
             print(machine.console_tail(), file=sys.stderr)
             with contextlib.suppress(LabError, OSError):
-                machine.remote.execute(["sh", "-c", "tail -n 20 /var/log/lab/bringup.log /var/log/lab/libvirtd.log >&2"])
+                machine.remote.execute(
+                    ["sh", "-c", "tail -n 20 /var/log/lab/bringup.log /var/log/lab/libvirtd.log >&2"]
+                )
             raise
         else:
             return

@@ -56,7 +56,9 @@ def ensure(*, memory_mib: int, cache: Path) -> None:
     _check_memory(memory_mib)
     free_mib = shutil.disk_usage(cache).free // 2**20
     if free_mib < _MIN_DISK_MIB:
-        raise LabError(f"{cache}: {free_mib} MiB free, the lab needs {_MIN_DISK_MIB}", hint="set XDG_CACHE_HOME to a larger disk")
+        raise LabError(
+            f"{cache}: {free_mib} MiB free, the lab needs {_MIN_DISK_MIB}", hint="set XDG_CACHE_HOME to a larger disk"
+        )
 
 
 def _present(proof: str) -> bool:
@@ -77,7 +79,9 @@ def _install(packages: list[str]) -> None:
     print(f"lab: installing {names}", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # /dev/null on stdin: dpkg must not ask; sudo asks on the terminal itself.
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         tail = done.stderr.strip().splitlines()[-1:] or ["?"]
         raise LabError(f"apt-get install failed: {tail[0]}", hint=f"apt-get update && apt-get install {names}")
@@ -89,5 +93,7 @@ def _check_memory(memory_mib: int) -> None:
             available = int(line.split()[1]) // 1024
             # Guests touch about half of the lab's memory; QEMU takes pages as they are touched.
             if available < memory_mib // 2 + 512:
-                raise LabError(f"{available} MiB of memory available, the lab needs about {memory_mib // 2 + 512}",
-                               hint="set machine.memory_mib lower in a topology of your own")
+                raise LabError(
+                    f"{available} MiB of memory available, the lab needs about {memory_mib // 2 + 512}",
+                    hint="set machine.memory_mib lower in a topology of your own",
+                )

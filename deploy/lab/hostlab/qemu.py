@@ -114,13 +114,32 @@ def _own_devices(boot: Boot) -> list[str]:
     result += ["-blockdev", _blockdev_of("lab_state", boot.state_disk)]
     result += ["-device", "virtio-blk-pci,id=lab_state,drive=lab_state,serial=lab-state,bus=pcie.0,addr=0x1a"]
     result += ["-device", "virtio-rng-pci,id=lab_rng,bus=pcie.0,addr=0x1b"]
-    shares = [("root", boot.root, True), ("config", boot.config_dir, True), ("output", boot.output_dir, False),
-              ("capabilities", boot.capabilities_dir, False), ("guests", boot.guests_dir, False)]
+    shares = [
+        ("root", boot.root, True),
+        ("config", boot.config_dir, True),
+        ("output", boot.output_dir, False),
+        ("capabilities", boot.capabilities_dir, False),
+        ("guests", boot.guests_dir, False),
+    ]
     for slot, (tag, path, readonly) in enumerate(shares):
-        result += ["-fsdev", option("local", [("id", tag), ("path", str(path)), ("security_model", "none"),
-                                              ("readonly", readonly), ("multidevs", "remap")])]
-        result += ["-device", f"virtio-9p-pci,id=lab_{tag},fsdev={tag},mount_tag={tag},bus=pcie.0,addr=0x1c.{slot}"
-                   + (",multifunction=on" if slot == 0 else "")]
+        result += [
+            "-fsdev",
+            option(
+                "local",
+                [
+                    ("id", tag),
+                    ("path", str(path)),
+                    ("security_model", "none"),
+                    ("readonly", readonly),
+                    ("multidevs", "remap"),
+                ],
+            ),
+        ]
+        result += [
+            "-device",
+            f"virtio-9p-pci,id=lab_{tag},fsdev={tag},mount_tag={tag},bus=pcie.0,addr=0x1c.{slot}"
+            + (",multifunction=on" if slot == 0 else ""),
+        ]
     return result
 
 
@@ -130,5 +149,13 @@ def _blockdev(role: str, disk_dir: Path) -> str:
 
 def _blockdev_of(node: str, path: Path) -> str:
     # -blockdev and not -drive: a drive is deleted with its device, a node stays for a re-plug.
-    return option("driver=raw", [("node-name", node), ("file.driver", "file"), ("file.filename", str(path)),
-                                 ("cache.no-flush", True), ("discard", "unmap")])
+    return option(
+        "driver=raw",
+        [
+            ("node-name", node),
+            ("file.driver", "file"),
+            ("file.filename", str(path)),
+            ("cache.no-flush", True),
+            ("discard", "unmap"),
+        ],
+    )

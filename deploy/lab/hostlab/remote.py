@@ -15,7 +15,9 @@ from . import wire
 from .errors import LabError
 
 # What a command in the lab inherits. Not everything: the outer shell's secrets stay out.
-_PASSED = re.compile(r"(HOME|PATH|LANG|TERM|TZ|USER|LOGNAME|SHELL|CI|VIRTUAL_ENV|(LC|PYTHON|PYENV|PYTEST|UV|COVERAGE|HOSTDEV|HOSTDEVD|LAB|GRPC)_?.*)")
+_PASSED = re.compile(
+    r"(HOME|PATH|LANG|TERM|TZ|USER|LOGNAME|SHELL|CI|VIRTUAL_ENV|(LC|PYTHON|PYENV|PYTEST|UV|COVERAGE|HOSTDEV|HOSTDEVD|LAB|GRPC)_?.*)"
+)
 
 
 class Remote:

@@ -45,7 +45,9 @@ def _answer(reading: int, mark: str, deadline: float, name: str) -> tuple[int, b
     while True:
         left_s = deadline - time.monotonic()
         if left_s <= 0 or not select.select([reading], [], [], left_s)[0]:
-            raise LabError(f"guest {name} does not answer", hint=f"virsh domstate {name}; /var/log/lab/guest-{name}.log")
+            raise LabError(
+                f"guest {name} does not answer", hint=f"virsh domstate {name}; /var/log/lab/guest-{name}.log"
+            )
         buffer += os.read(reading, 65536)
         *lines, buffer = buffer.split(b"\n")
         for raw in lines:

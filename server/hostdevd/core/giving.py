@@ -116,7 +116,10 @@ class Giving:
             return HostdevSpec(assigned.alias, UsbProduct(facts.vendor_id, facts.product_id), optional=True)
         if isinstance(facts, ScsiFacts):
             domain = await self._sync.read_domain(assignment.vm.uuid, ChangeSource.EVENT)
-            return HostdevSpec(assigned.alias, source, drive=_free_drive(domain))
+            drive = _same_drive(domain, assigned.alias) or _free_drive(domain)
+            if drive is None:  # without one libvirt would add a controller in silence
+                raise HypervisorError(0, "no virtio-scsi controller of the VM has a free unit")
+            return HostdevSpec(assigned.alias, source, drive=drive)
         return HostdevSpec(assigned.alias, source)
 
     async def _verify_live(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
@@ -165,6 +168,16 @@ class Giving:
 
 def _aliases(definition: DomainDef | None) -> set[str | None]:
     return {entry.alias for entry in definition.entries if not entry.missing} if definition else set()
+
+
+def _same_drive(domain: Domain | None, alias: str) -> tuple[int, int, int, int] | None:
+    """Where the other definition has it already: the guest finds it there again after a restart."""
+    for definition in (domain.live, domain.config) if domain else ():
+        for entry in definition.entries if definition else ():
+            if entry.alias == alias and entry.guest_address is not None:
+                controller, bus, target, unit = map(int, entry.guest_address.split(":"))
+                return (controller, bus, target, unit)
+    return None
 
 
 def _free_drive(domain: Domain | None) -> tuple[int, int, int, int] | None:

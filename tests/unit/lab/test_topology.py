@@ -67,7 +67,9 @@ def test_a_disk_becomes_a_node_named_like_its_device() -> None:
 
 
 def test_an_unplugged_device_has_its_disk_only() -> None:
-    made = device_arguments(parse("[[device]]\nrole='s'\ndriver='usb-storage'\nplugged=false\ndisk={size_mib=1}"), DISKS)
+    made = device_arguments(
+        parse("[[device]]\nrole='s'\ndriver='usb-storage'\nplugged=false\ndisk={size_mib=1}"), DISKS
+    )
     assert made[0] == "-blockdev"
     assert len(made) == 2
 
