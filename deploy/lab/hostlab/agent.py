@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
@@ -106,10 +107,8 @@ def _pump(stream: Any, kind: bytes, connection: socket.socket, sending: threadin
 
 
 def _kill_when_gone(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.recv(1)
-    except OSError:
-        pass
     for chosen, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 0.0)):
         if process.poll() is not None:
             return
@@ -146,10 +145,8 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
     except OSError:
         for end in (source, target):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 _OPERATIONS = {"ready": _ready, "exec": _execute, "poweroff": _power_off}

@@ -67,7 +67,7 @@ def _run(steps: list[Step], times: dict[str, float]) -> str | None:
     for name, step in steps:
         try:
             step()
-        except Exception as error:  # whatever it was, the outer side must hear of it
+        except Exception as error:  # noqa: BLE001  whatever it was, the outer side must hear of it
             traceback.print_exc()
             return f"{name}: {error}"
         times[name] = round(time.clock_gettime(time.CLOCK_BOOTTIME), 1)

@@ -122,9 +122,15 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def _options(parsed: argparse.Namespace) -> Options:
     return Options(
-        topology=parsed.topology, state=parsed.state, output=parsed.output, port=parsed.port,
-        boot_only_host=parsed.boot_only_host, iommu=parsed.iommu == "on", verbose=parsed.verbose, wait=not parsed.no_wait,
-    )  # fmt: skip
+        topology=parsed.topology,
+        state=parsed.state,
+        output=parsed.output,
+        port=parsed.port,
+        boot_only_host=parsed.boot_only_host,
+        iommu=parsed.iommu == "on",
+        verbose=parsed.verbose,
+        wait=not parsed.no_wait,
+    )
 
 
 def _tell_boot(machine: Machine, seconds: float) -> None:
@@ -138,7 +144,7 @@ def _answers(port: int) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
             connection.sendall(_HTTP2_HELLO)
             answer = connection.recv(9)
-            return len(answer) > 3 and answer[3] == _SETTINGS_FRAME
+            return answer[3:4] == bytes([_SETTINGS_FRAME])  # the type follows 24 bits of length
     except OSError:
         return False
 

@@ -128,19 +128,17 @@ def _scsi_facts(controller: str, device: Device) -> dict[str, Any]:
 
 
 def _luns(host: Path) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(host.glob("target*/*:*:*:*")):
-        found.append(
-            {
-                "kind": "scsi",
-                "present": True,
-                "address": path.name,
-                "nodedev": "scsi_" + path.name.replace(":", "_"),
-                "adapter": f"scsi_{host.name}",
-                "block": _blocks(path),
-            }
-        )
-    return found
+    return [
+        {
+            "kind": "scsi",
+            "present": True,
+            "address": path.name,
+            "nodedev": "scsi_" + path.name.replace(":", "_"),
+            "adapter": f"scsi_{host.name}",
+            "block": _blocks(path),
+        }
+        for path in sorted(host.glob("target*/*:*:*:*"))
+    ]
 
 
 def _blocks(path: Path) -> list[str]:

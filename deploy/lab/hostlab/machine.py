@@ -193,7 +193,7 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "LAB_PROGRAM": str(PROGRAM),
         "LAB_PYTHON": os.path.realpath(sys.executable),
         # A checkout below /tmp must stay visible; else the lab gets a /tmp of its own.
-        "LAB_KEEP_TMP": "1" if any(path.is_relative_to("/tmp") for path in here) else "0",
+        "LAB_KEEP_TMP": "1" if any(path.is_relative_to("/tmp") for path in here) else "0",  # noqa: S108  nothing is written there
     }
     (config / "lab.env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in variables.items()))
     cpus = topology.cpus or min(max(os.cpu_count() or 2, 2), 4)

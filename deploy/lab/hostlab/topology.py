@@ -101,7 +101,7 @@ def parse(text: str) -> Topology:
         raise LabError(f"topology: {error}") from error
     unknown = set(raw) - {"machine", "device", "guest", "scsi_debug"}
     if unknown:
-        raise LabError(f"topology: unknown table {sorted(unknown)[0]!r}")
+        raise LabError(f"topology: unknown table {min(unknown)!r}")
     machine = _known("machine", raw.get("machine", {}))
     debug = _known("scsi_debug", raw.get("scsi_debug", {}))
     topology = Topology(
@@ -160,7 +160,7 @@ def _guest(row: dict[str, Any]) -> Guest:
 def _known(table: str, row: dict[str, Any]) -> dict[str, Any]:
     unknown = set(row) - _KEYS_OF_TABLE[table]
     if unknown:
-        raise LabError(f"topology: {table} has no key {sorted(unknown)[0]!r}")
+        raise LabError(f"topology: {table} has no key {min(unknown)!r}")
     return row
 
 

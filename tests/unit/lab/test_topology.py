@@ -34,9 +34,21 @@ def boot(*, iommu: bool = True, server_port: int | None = None) -> Boot:
     """Some boot's files."""
     here = Path("/files")
     return Boot(
-        kernel=here, initramfs=here, config_dir=here, output_dir=here, capabilities_dir=here, guests_dir=here, disk_dir=DISKS,
-        state_disk=here, qmp_socket=here, console_log=here, agent_port=4000, server_port=server_port, cpus=2, iommu=iommu,
-    )  # fmt: skip
+        kernel=here,
+        initramfs=here,
+        config_dir=here,
+        output_dir=here,
+        capabilities_dir=here,
+        guests_dir=here,
+        disk_dir=DISKS,
+        state_disk=here,
+        qmp_socket=here,
+        console_log=here,
+        agent_port=4000,
+        server_port=server_port,
+        cpus=2,
+        iommu=iommu,
+    )
 
 
 def test_a_device_with_a_root_port_sits_behind_it() -> None:
