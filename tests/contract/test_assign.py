@@ -77,7 +77,7 @@ def test_a_usb_device_goes_to_a_guest_and_back(api: Api, roles: dict[str, str], 
     assert api.detach("alpha", roles[role]).state == DETACHED
 
 
-@pytest.mark.parametrize(("role", "by_service"), [("usb_stick", False), ("usb_twin_1", True)])
+@pytest.mark.parametrize(("role", "by_service"), [("usb_unique", False), ("usb_twin_1", True)])
 def test_a_usb_device_goes_to_both_definitions(api: Api, roles: dict[str, str], role: str, *, by_service: bool) -> None:
     assignment = api.attach("alpha", roles[role])
     assert assignment.config
