@@ -52,9 +52,8 @@ def main() -> None:
     ]
     if not config["boot_only_host"]:
         steps += [
-            ("guests_started", lambda: _start_guests(topology.guests)),
+            ("guests_started", lambda: _start_guests(topology.guests, keeps_state=config["keeps_state"])),
             ("guests_ready", lambda: _await_guests(topology.guests)),
-            ("guests_kept", lambda: _keep_guests(topology.guests)),
         ]
     result: dict[str, object] = {"status": 0, "times_s": times}
     if (error := _run(steps, times)) is not None:
@@ -154,59 +153,67 @@ def _start_libvirt() -> None:
             return
 
 
-def _start_guests(guests: tuple[Guest, ...]) -> None:
-    known = set(call("virsh", "list", "--all", "--name").split())
+def _start_guests(guests: tuple[Guest, ...], *, keeps_state: bool) -> None:
+    """Define all guests; start those that have a saved state, all at once."""
+    known = set(call("virsh", "list", "--all", "--name").split()) if keeps_state else set[str]()
     script = []
     for guest in guests:
         for end in ("in", "out"):
             path = GUEST_DIR / f"{guest.name}.{end}"
             if not path.exists():
                 os.mkfifo(path, 0o600)
-        xml = GUEST_DIR / f"{guest.name}.xml"
+        xml = _xml_file(guest)
         xml.write_text(domain_xml(guest))
-        # A kept state disk brings its domains with it, changed by whoever used them.
-        kept = guest.name in known
-        if guest.persistent and not kept:
-            script.append(f"define {xml}")
-        if not guest.running:
+        # A kept state disk brings its domains with it, changed by whoever used them: those are booted.
+        if guest.name in known:
             continue
-        image = saved_image(guest)
-        if image.exists() and not kept:
-            script.append(f"restore {image} --running")
-        else:
-            script.append(f"start {guest.name}" if guest.persistent else f"create {xml}")
+        if guest.persistent:
+            script.append(f"define {xml}")
+        if guest.running and saved_image(guest).exists():
+            script.append(f"restore {saved_image(guest)} --running")
     if script:
         call("virsh", "; ".join(script), timeout_s=180)
 
 
 def _await_guests(guests: tuple[Guest, ...]) -> None:
+    """Boot those without a saved state, one at a time, and keep what each has become at once.
+
+    A boot is when the emulated machine is most likely to die; what was kept before it did need not be done again.
+    """
+    running = set(call("virsh", "list", "--name").split())
     for guest in guests:
         if not guest.running:
             continue
+        if guest.name not in running:
+            call("virsh", f"start {guest.name}" if guest.persistent else f"create {_xml_file(guest)}", timeout_s=60)
         try:
             _answers(guest)
         except RuntimeError:
             saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
             raise
+        if not saved_image(guest).exists():
+            _keep(guest)
 
 
-def _keep_guests(guests: tuple[Guest, ...]) -> None:
-    """Save each guest as it is after its boot, and go on from there: the next lab need not boot it."""
-    for guest in guests:
-        image = saved_image(guest)
-        if not guest.running or image.exists():
-            continue
-        fresh = image.with_suffix(".new")
-        call("virsh", f"save {guest.name} {fresh} --running; restore {fresh} --running", timeout_s=120)
-        _answers(guest)
-        for old in SAVED.glob(f"{guest.name}-*.save"):
-            old.unlink()
-        fresh.rename(image)
+def _keep(guest: Guest) -> None:
+    """Save a guest as it is after its boot, and go on from there."""
+    image = saved_image(guest)
+    fresh = image.with_suffix(".new")
+    call("virsh", f"save {guest.name} {fresh} --running", timeout_s=120)
+    for old in SAVED.glob(f"{guest.name}-*.save"):
+        old.unlink()
+    fresh.rename(image)
+    call("virsh", f"restore {image} --running", timeout_s=120)
+    _answers(guest)
+
+
+def _xml_file(guest: Guest) -> Path:
+    return GUEST_DIR / f"{guest.name}.xml"
 
 
 def _answers(guest: Guest) -> None:
     command = f"{Path(__file__).parents[1]}/inside/bin/lab-guest"
-    call(command, "--timeout", "180", guest.name, "true", timeout_s=200)
+    call(command, "--timeout", "90", guest.name, "true", timeout_s=100)
 
 
 def saved_image(guest: Guest) -> Path:

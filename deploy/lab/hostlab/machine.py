@@ -29,7 +29,7 @@ from .topology import Topology, parse
 PROGRAM = Path(__file__).resolve().parents[1]
 SOCKET_IN_LAB = "/run/hostdevd/hostdevd.sock"
 _STATE_MIB = 512
-_BOOT_ATTEMPTS = 3
+_BOOT_ATTEMPTS = 8
 _PR_SET_PDEATHSIG = 1
 
 
@@ -182,7 +182,13 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
     token = secrets.token_hex(24)
     shutil.copy(options.topology, config / "topology.toml")
     forward = {"port": options.port, "path": SOCKET_IN_LAB} if options.port else None
-    settings = {"token": token, "forward": forward, "boot_only_host": options.boot_only_host, "inside": str(inside)}
+    settings = {
+        "token": token,
+        "forward": forward,
+        "boot_only_host": options.boot_only_host,
+        "inside": str(inside),
+        "keeps_state": options.state is not None,
+    }
     _write_private(config / "config.json", json.dumps(settings))
     here = [Path.cwd().resolve(), PROGRAM, Path(sys.prefix).resolve()]
     variables = {
