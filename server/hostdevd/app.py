@@ -74,13 +74,14 @@ def open_ports(config: Config, clock: Clock) -> Ports:
         except (ValueError, OSError) as error:
             raise StartError(str(error)) from error
         return Ports(simulation.hypervisor, simulation.host)
-    from hostdevd.virt.uri import check_uri  # noqa: PLC0415  the same
+    from hostdevd.virt.uri import check_uri, is_remote  # noqa: PLC0415  the same
 
     try:
         check_uri(config.connect)
     except ValueError as error:
         raise StartError(str(error)) from error
     try:
+        from hostdevd.host.foreign import ForeignHost  # noqa: PLC0415
         from hostdevd.host.running import RunningHost  # noqa: PLC0415  an extra: not everybody has libvirt
         from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
         from hostdevd.virt.xml.nodedev import node_device  # noqa: PLC0415
@@ -88,7 +89,8 @@ def open_ports(config: Config, clock: Clock) -> Ports:
         raise StartError(
             f"libvirt's Python binding is missing ({error}); install hostdevd[libvirt], or use --simulate"
         ) from error
-    return Ports(LibvirtPort(config.connect, node_device), RunningHost(config.sysroot))
+    host = ForeignHost() if is_remote(config.connect) else RunningHost(config.sysroot)
+    return Ports(LibvirtPort(config.connect, node_device), host)
 
 
 @asynccontextmanager

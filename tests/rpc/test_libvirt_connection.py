@@ -62,6 +62,21 @@ async def test_a_read_that_loses_the_daemon_is_no_short_list(daemon: Daemon, rec
     await port.close()
 
 
+async def test_a_read_that_takes_too_long_gives_the_connection_up(
+    daemon: Daemon, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        release = threading.Event()
+        monkeypatch.setattr("hostdevd.virt.connection.READ_TIMEOUT_S", 0.1)
+        with pytest.raises(HypervisorGone):
+            await port._connection.read(release.wait)
+        release.set()
+        monkeypatch.undo()
+        # Whoever was told that libvirt is gone is told again when it is back.
+        await events.wait_for(Connected, Disconnected, Connected)
+        assert await port.node_devices()
+
+
 async def test_many_restarts_leave_nothing_behind(daemon: Daemon, connect: Connect) -> None:
     async with connect(daemon.uri()) as (port, events):
         threads = threading.active_count()

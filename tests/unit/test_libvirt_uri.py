@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostdevd.virt.uri import check_uri
+from hostdevd.virt.uri import check_uri, is_remote
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,17 @@ def test_known_forms(uri: str) -> None:
 def test_nonsense_is_refused_with_its_reason(uri: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "remote"),
+    [
+        ("qemu:///system", False),
+        ("qemu+unix:///system?socket=/run/libvirt/libvirt-sock", False),
+        ("test:///default", False),
+        ("qemu+ssh://root@host.example/system", True),
+        ("qemu://host.example/system", True),
+    ],
+)
+def test_another_machine_is_told_from_this_one(uri: str, *, remote: bool) -> None:
+    assert is_remote(uri) is remote

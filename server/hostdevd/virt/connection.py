@@ -165,7 +165,11 @@ class Connection:
         try:
             return await threads.run(job, timeout_s)
         except Overdue as error:
-            raise HypervisorGone(f"libvirt did not answer: {error}") from error
+            why = f"libvirt did not answer: {error}"
+            if kind == "reads" and self._session is not None:
+                # A daemon that answers no read is as good as gone; a new connection tells, and all is read again.
+                _lose(self._session, why)
+            raise HypervisorGone(why) from error
 
     # --- supervision -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ _PATHS = {
     # The built-in host, or a file with one.
     "test": re.compile(r"/default|/.+"),
 }
-_HINT = "use qemu:///system, or qemu+ssh://host/system, or test:///default"
+_HINT = "use qemu:///system, or test:///default"
 
 
 def check_uri(uri: str) -> None:
@@ -21,6 +21,12 @@ def check_uri(uri: str) -> None:
     fault = _fault(uri)
     if fault is not None:
         raise ValueError(f"libvirt URI {uri!r}: {fault}; {_HINT}")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether libvirt answers from another machine than this one; for a URI that `check_uri` took."""
+    scheme = _SCHEME.fullmatch(urlsplit(uri).scheme)
+    return bool(urlsplit(uri).hostname) or (scheme is not None and scheme["transport"] in _REMOTE)
 
 
 def _fault(uri: str) -> str | None:

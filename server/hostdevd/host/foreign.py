@@ -1,0 +1,50 @@
+"""A host that cannot be seen: libvirt answers from another machine, and this one's /sys says nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hostdevd.core.addresses import PciAddress
+from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUses, NodeDevice
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
+
+_WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
+_REMEDY = "run hostdevd on the hypervisor itself, with qemu:///system"
+
+
+class ForeignHost:
+    """`HostPort` that fails closed: every device's use is unknown, so none is eligible (rules.md)."""
+
+    async def start(self, sink: EventSink) -> None:
+        """There is nothing to watch."""
+
+    async def close(self) -> None:
+        """There is nothing to stop."""
+
+    async def uses(self) -> HostUses:
+        """All unknown."""
+        return HostUses(unknown=(("pci", _WHY),))
+
+    def driver(self, address: PciAddress) -> DriverState:  # noqa: ARG002
+        """Not known here; what libvirt last saw is shown."""
+        return DriverState(present=False)
+
+    def identity(self, device: NodeDevice) -> IdentityFacts:  # noqa: ARG002
+        """Nothing beyond libvirt's XML."""
+        return IdentityFacts()
+
+    def block_paths(self, path: str) -> tuple[str, ...]:  # noqa: ARG002
+        """Not known here."""
+        return ()
+
+    def boot_id(self) -> str:
+        """Not known here."""
+        return ""
+
+    async def checks(self) -> Sequence[Check]:
+        """What matters is that the host cannot be seen."""
+        unseen = (CheckCode.IOMMU, CheckCode.INTERRUPT_REMAPPING, CheckCode.VFIO, CheckCode.PERMISSIONS)
+        return (
+            *(Check(code, CheckStatus.WARN, _WHY, _REMEDY) for code in unseen),
+            Check(CheckCode.HOST_USES, CheckStatus.FAIL, _WHY, _REMEDY),
+        )
