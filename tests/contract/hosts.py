@@ -119,8 +119,9 @@ def simulated_host(directory: Path) -> Iterator[SimulatedHost]:
 class LabHost:
     """The lab: real libvirt, VFIO and guests; this process runs inside."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, address: str) -> None:
         self.api = api
+        self.address = address
         self.roles = lab_roles()
 
     def virsh_attach(self, vm: str, spec: HostdevSpec, target: Target) -> None:
@@ -191,7 +192,7 @@ def lab_host(directory: Path) -> Iterator[LabHost]:
         line = server.stdout.readline()
         assert line.startswith("listening on"), log.read_text()
         with grpc.insecure_channel(address) as channel:
-            yield LabHost(Api(channel))
+            yield LabHost(Api(channel), address)
     finally:
         server.terminate()
         assert server.wait(30) == 0, log.read_text()
