@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+
+# Before gRPC is imported: its C library would write lines of its own beside ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from hostdevd import __version__
 from hostdevd.app import run

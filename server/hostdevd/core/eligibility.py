@@ -55,6 +55,19 @@ class Surroundings:
     profile: Profile = DEFAULT
 
 
+_USE_REMEDY = {
+    "MOUNT": "unmount {} if the host can do without it",
+    "SWAP": "take it out of swap (swapoff) if the host can do without it",
+    "LVM_PV": "move the volume group {} off it (pvmove, vgreduce)",
+    "MD_MEMBER": "take it out of the array {} (mdadm --fail, --remove)",
+    "BRIDGE_PORT": "take it out of the bridge {} (ip link set ... nomaster)",
+    "BOND_MEMBER": "take it out of the bond {} (ip link set ... nomaster)",
+    "TEAM_MEMBER": "take it out of {} (ip link set ... nomaster)",
+    "GLOBAL_ADDRESS": "remove the address {} if the host is reached without it",
+    "DEFAULT_ROUTE": "move the default route to another interface first",
+    "PRIMARY_CONSOLE": "the host's console is on it; boot with another one",
+}
+
 Rule = Callable[[Surroundings, NodeDevice], Iterator[Reason]]
 
 
@@ -142,7 +155,7 @@ def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
             "PCI_CLASS",
             device.name,
             f"libvirt does not tell the class of {device.name}, so the profile {around.profile.name} cannot allow it",
-            "allow the device in the policy file, or update libvirt",
+            "update libvirt",
         )
     elif not around.profile.allows(facts.class_code):
         yield Reason(
@@ -150,7 +163,7 @@ def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
             device.name,
             f"class 0x{facts.class_code:06x} ({class_name(facts.class_code)}) of {device.name} is refused by the "
             f"profile {around.profile.name}",
-            "allow the device in the policy file if the host can do without it",
+            "assign another device; hostdevd serve --profile chooses which classes are allowed",
         )
 
 
@@ -172,7 +185,8 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
             "HAS_CHILD_FUNCTIONS",
             device.name,
             f"{device.name} has {count} virtual function{'s' if count > 1 else ''}, which would go with it",
-            f"assign a virtual function, or disable them first (hostdevctl vf set {device.name} 0)",
+            "assign a virtual function, or disable them first: "
+            f"echo 0 > /sys/bus/pci/devices/{facts.address}/sriov_numvfs",
         )
     mdevs = [child.name for child in around.graph.descendants(device.name) if child.type == "mdev"]
     if mdevs and isinstance(facts, PciFacts):
@@ -180,7 +194,7 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
             "HAS_CHILD_FUNCTIONS",
             device.name,
             f"{device.name} is the parent of mediated devices: {', '.join(mdevs)}",
-            "assign a mediated device, or delete them first",
+            "assign a mediated device, or remove them first: virsh nodedev-destroy NAME",
         )
 
 
@@ -192,7 +206,7 @@ def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
                 "HOST_IN_USE",
                 user.name,
                 f"{user.name} {text}",
-                "stop the host's use of it first",
+                _USE_REMEDY.get(use.kind, "stop the host's use of it first").format(use.detail),
             )
 
 
@@ -214,7 +228,7 @@ def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reas
                 "HOST_USE_UNKNOWN",
                 device.name,
                 f"whether the host uses {device.name} could not be read: {message}",
-                "see the check HOST_USES of `hostdevctl host`; the policy file may accept the risk",
+                "see the check HOST_USES of `hostdevctl host`",
             )
 
 
@@ -240,7 +254,7 @@ def _group_member_ineligible(around: Surroundings, device: NodeDevice) -> Iterat
                 "GROUP_MEMBER_INELIGIBLE",
                 mate.name,
                 f"{mate.name}, in the same IOMMU group {iommu_group_of(device)}, cannot be assigned: {own[0].message}",
-                own[0].remedy,
+                "a group is assigned as a whole or not at all, so neither can be assigned as long as that holds",
             )
     for address in _unlisted_mates(around, device):
         yield Reason(
@@ -266,7 +280,7 @@ def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reaso
             "DRIVER_OVERRIDE",
             device.name,
             f"driver_override of {device.name} is {override}; libvirt would clear it",
-            "clear driver_override yourself, or accept it in the policy file",
+            "clear it first: echo > driver_override in the device's directory of /sys/bus/pci/devices",
         )
 
 

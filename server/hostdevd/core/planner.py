@@ -255,15 +255,24 @@ def _side_effects(
 ) -> Iterator[SideEffect]:
     name = domain.vm.name
     live_vfio = any(device.live and device.node.type in {"pci", "mdev"} for device in devices)
-    if live_vfio and not any(holder.live and holder.vm.uuid == domain.vm.uuid for holder in store.holders.values()):
+    if live_vfio and not _holds_vfio(store, domain):
         yield SideEffect(f"the memory of {name} is pinned while it has the device")
     if live_vfio or any(device.live and device.node.type == "scsi" for device in devices):
         yield SideEffect(f"save, snapshot and migration of {name} are blocked while it has the device")
     if any(device.live for device in devices):
+        # A LUN is passed by its generic device: the host keeps its disk, and must leave it alone.
+        stays = all(device.node.type == "scsi" for device in devices)
+        loss = "stays visible on the host, which must not use it" if stays else "disappears from the host"
         for item in lost:
-            yield SideEffect(f"{_called(store, item.name)} disappears from the host", item.name)
+            yield SideEffect(f"{_called(store, item.name)} {loss}", item.name)
     elif any(device.config for device in devices):
         yield SideEffect(f"the devices leave the host when {name} starts")
+
+
+def _holds_vfio(store: Store, domain: Domain) -> bool:
+    """Whether the guest's memory is pinned already."""
+    mine = (holder for holder in store.holders.values() if holder.live and holder.vm.uuid == domain.vm.uuid)
+    return any((node := store.graph.get(holder.device)) and node.type in {"pci", "mdev"} for holder in mine)
 
 
 def _called(store: Store, name: str) -> str:
