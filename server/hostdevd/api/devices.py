@@ -34,7 +34,8 @@ class DeviceRpcs:
     async def GetHost(self, request: service_pb2.GetHostRequest, context: Rpc) -> service_pb2.GetHostResponse:  # noqa: N802, ARG002
         """Answer also while libvirt is away: that is when it is asked."""
         ctx = self._ctx
-        check_host(request.host, ctx.sync.info)
+        if ctx.sync.info is not None:
+            check_host(request.host, ctx.sync.info)
         checks = await ctx.checks()
         info = ctx.sync.info or _NOBODY
         return service_pb2.GetHostResponse(host=render.host(info, __version__, ctx.sync.synced_time, checks))

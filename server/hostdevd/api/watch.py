@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from hostdev.v1 import service_pb2
 from hostdevd.api.render import timestamp
-from hostdevd.api.requests import duration_s, text
+from hostdevd.api.requests import duration_s
 from hostdevd.api.tokens import read_token, resume_token
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Batch, Delta, History, merge
@@ -109,7 +109,7 @@ async def watch(
 ) -> None:
     """Serve one stream until it ends by an error: the client's going, a stuck write, or shutdown."""
     interval = _interval(request)
-    start = _Start(hub.store, text("resume_token", request.resume_token))
+    start = _Start(hub.store, request.resume_token)
     if not hub.sync.first_sync:
         hub.sync.require()
     woken = hub.join()
