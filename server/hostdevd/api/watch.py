@@ -113,12 +113,13 @@ async def watch(
     if not hub.sync.first_sync:
         hub.sync.require()
     woken = hub.join()
+    call = asyncio.current_task()
+    if call is None:
+        raise AssertionError
+    call.add_done_callback(lambda _: hub.leave(woken))  # not before: the status of an error is still to be sent
     stream = _Stream(hub, kind, matches, context, interval)
-    try:
-        await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
-        await stream.follow(woken)
-    finally:
-        hub.leave(woken)
+    await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
+    await stream.follow(woken)
 
 
 class _Start:
