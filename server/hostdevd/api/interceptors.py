@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
 from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.failures import shutting_down
 from hostdevd.core.ports import HypervisorError, HypervisorGone
 
 log = structlog.get_logger()
@@ -24,6 +26,25 @@ ABORT_LIMIT_S = 1.0
 
 class ErrorSeam(grpc.aio.ServerInterceptor):
     """Outermost: nothing that a handler raises reaches the client as it is."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._calls: set[asyncio.Timeout] = set()
+
+    def close(self) -> None:
+        """Answer every call that is still running, and any that still comes, with `SHUTTING_DOWN`."""
+        self._closed = True
+        for call in self._calls:
+            if not call.expired():
+                call.reschedule(0)
+
+    @contextmanager
+    def _running(self, call: asyncio.Timeout) -> Iterator[None]:
+        self._calls.add(call)
+        try:
+            yield
+        finally:
+            self._calls.discard(call)
 
     async def intercept_service(
         self,
@@ -53,8 +74,11 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if request is _UNDECODABLE:
                 await _abort(context, invalid_field("request", "is not a message of this method"))
+            limit = asyncio.timeout(0 if self._closed else None)
             try:
-                return await behaviour(request, context)
+                async with limit:
+                    with self._running(limit):
+                        return await behaviour(request, context)
             except HostdevError as error:
                 await _abort(context, error)
             except grpc.aio.AbortError:
@@ -67,6 +91,8 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
                 log.warning("libvirt failed a call", method=method, code=error.code, text=error.text)
                 await _abort(context, _unexpected(method, error))
             except Exception as error:  # noqa: BLE001  the last line of defence
+                if isinstance(error, TimeoutError) and limit.expired():
+                    await _abort(context, shutting_down())
                 await _abort(context, _unexpected(method, error))
 
         return guarded

@@ -106,3 +106,26 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
         assert hub.watchers == 0
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await asyncio.wait_for(read_all(call), 10)
+
+
+async def test_what_waits_at_shutdown_is_told_so(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def wait(request: Any, context: Any) -> bytes:  # noqa: ARG001
+        begun.set()
+        await asyncio.Event().wait()
+        return b""
+
+    seam = ErrorSeam()
+    handler = grpc.unary_unary_rpc_method_handler(wait)
+    async with served(tmp_path, seam, Wait=handler) as address, grpc.aio.insecure_channel(address) as channel:
+        waiting = channel.unary_unary(f"/{METHOD}/Wait")(b"")
+        await begun.wait()
+        seam.close()
+        late = channel.unary_unary(f"/{METHOD}/Wait")(b"")
+        for call in (waiting, late):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call
+            assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert reason_of(failure.value).reason == "SHUTTING_DOWN"
+    assert not seam._calls
