@@ -25,7 +25,7 @@ METHOD = "hostdev.v1.Test"
 
 
 @asynccontextmanager
-async def served(directory: Path, seam: ErrorSeam, **handlers: grpc.RpcMethodHandler[Any, Any]) -> AsyncIterator[str]:
+async def served(directory: Path, seam: ErrorSeam, **handlers: Any) -> AsyncIterator[str]:
     server = grpc.aio.server(interceptors=(seam,))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(METHOD, handlers),))
     address = f"unix:{directory}/s.sock"
@@ -47,6 +47,10 @@ def reason_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
     return info
 
 
+def open_channel(address: str) -> Any:
+    return grpc.aio.insecure_channel(address)
+
+
 async def read_all(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
@@ -57,11 +61,11 @@ async def test_bytes_that_are_no_request_are_an_invalid_field(tmp_path: Path) ->
         raise AssertionError(request, context)
 
     decode = service_pb2.GetDeviceRequest.FromString
-    handlers = {
+    handlers: dict[str, Any] = {
         "One": grpc.unary_unary_rpc_method_handler(never, request_deserializer=decode),
         "Many": grpc.unary_stream_rpc_method_handler(never, request_deserializer=decode),
     }
-    async with served(tmp_path, ErrorSeam(), **handlers) as address, grpc.aio.insecure_channel(address) as channel:
+    async with served(tmp_path, ErrorSeam(), **handlers) as address, open_channel(address) as channel:
         for call in (channel.unary_unary(f"/{METHOD}/One")(b"\xff"), channel.unary_stream(f"/{METHOD}/Many")(b"\xff")):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 await (call if hasattr(call, "__await__") else call.read())
@@ -80,7 +84,7 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
         current=lambda: range(64),
         response=lambda **event: bytes(event.get("snapshot") or b""),
         snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
-        batch=bytes,
+        batch=list,
         item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
         change=None,  # type: ignore[arg-type]
     )
@@ -91,8 +95,8 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
         await watching.watch(hub, kind, lambda _: True, request, context)
 
     decode = service_pb2.WatchDevicesRequest.FromString
-    handler = grpc.unary_stream_rpc_method_handler(stream, request_deserializer=decode)
-    async with served(tmp_path, ErrorSeam(), Watch=handler) as address, grpc.aio.insecure_channel(address) as channel:
+    handler: Any = grpc.unary_stream_rpc_method_handler(stream, request_deserializer=decode)
+    async with served(tmp_path, ErrorSeam(), Watch=handler) as address, open_channel(address) as channel:
         call = channel.unary_stream(f"/{METHOD}/Watch")(b"")
         await call.read()
         assert hub.watchers == 1
@@ -117,8 +121,8 @@ async def test_what_waits_at_shutdown_is_told_so(tmp_path: Path) -> None:
         return b""
 
     seam = ErrorSeam()
-    handler = grpc.unary_unary_rpc_method_handler(wait)
-    async with served(tmp_path, seam, Wait=handler) as address, grpc.aio.insecure_channel(address) as channel:
+    handler: Any = grpc.unary_unary_rpc_method_handler(wait)
+    async with served(tmp_path, seam, Wait=handler) as address, open_channel(address) as channel:
         waiting = channel.unary_unary(f"/{METHOD}/Wait")(b"")
         await begun.wait()
         seam.close()
