@@ -103,6 +103,9 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
         (task,) = handlers
         assert task is not None
         begun = time.monotonic()
+        await asyncio.wait({task}, timeout=0.8)
+        assert not task.done()
+        assert hub.watchers == 1, "its place is free while it is still there"
         await asyncio.wait({task}, timeout=10)
         assert task.done()
         assert time.monotonic() - begun > 1.0, "the status was not stuck: the test proves nothing"
