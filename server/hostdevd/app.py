@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from hostdevd.api.context import Context
+from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import Address, ListenError, bind, claimed, parse_address
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
@@ -38,6 +39,8 @@ from hostdevd.ops.clock import SystemClock
 log = structlog.get_logger()
 
 DRAIN_S = 2.0
+ANSWER_S = 1.0
+"""How long calls that were cut short have for telling so."""
 
 
 class StartError(Exception):
@@ -174,11 +177,15 @@ class _Saver:
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. `announce` gets each address once calls are answered."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):  # first: the start ends cleanly too
+        loop.add_signal_handler(number, stop.set)
     clock = SystemClock()
     addresses = tuple(parse_address(text) for text in config.listen)
     with claimed(addresses), _state_dir(config.state_dir):
         ports = open_ports(config, clock)
-        await serve_ports(ports, clock, config, addresses, announce, _until_signal)
+        await serve_ports(ports, clock, config, addresses, announce, stop.wait)
 
 
 async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
@@ -187,13 +194,14 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     config: Config,
     addresses: Sequence[Address],
     announce: Callable[[str], None],
-    until: Callable[[], Awaitable[None]],
+    until: Callable[[], Awaitable[object]],
     delays: Delays | None = None,
 ) -> None:
     """Serve these ports at these addresses until `until` returns, then drain."""
     async with run_core(ports, config.state_dir, clock, profile=config.profile, delays=delays) as core:
         hub = Hub(core.store, core.sync)
         health = Health()
+        seam = ErrorSeam()
         context = Context(
             store=core.store,
             sync=core.sync,
@@ -203,7 +211,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             hub=hub,
             checks=lambda: _checks(core, config),
         )
-        server = build_server(context, health, with_reflection=config.reflection)
+        server = build_server(context, health, seam, with_reflection=config.reflection)
         bound = [bind(server, address) for address in addresses]
         follower = asyncio.create_task(_follow_health(core.sync, health), name="health")
         try:
@@ -215,17 +223,14 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         finally:
             follower.cancel()
             await asyncio.gather(follower, return_exceptions=True)
+            core.engine.stop_accepting()
             await health.shutdown()
             await hub.drain(DRAIN_S)
-            await server.stop(grace=DRAIN_S)
-
-
-async def _until_signal() -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+            # No new calls; what runs may end by itself, then it is told why it cannot.
+            stopped = asyncio.create_task(server.stop(grace=DRAIN_S + ANSWER_S), name="stop")
+            await asyncio.wait({stopped}, timeout=DRAIN_S)
+            seam.close()
+            await stopped
 
 
 class _state_dir:  # noqa: N801  used like a function

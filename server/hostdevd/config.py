@@ -91,7 +91,10 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _from_text(option: str, text: str, where: str) -> Any:
     if option == "listen":
-        return tuple(address for address in text.split(",") if address)
+        addresses = tuple(address for address in text.split(",") if address)
+        if not addresses:
+            raise ConfigError(f"{where}: must name an address to listen at")
+        return addresses
     if option == "reflection":
         if text.lower() not in {"0", "1", "true", "false", "yes", "no"}:
             raise ConfigError(f"{where}: must be true or false")

@@ -219,6 +219,8 @@ def test_an_absent_libvirt_is_waited_for(tmp_path: Path) -> None:
     arguments = ("--connect", where, "--listen", f"unix:{tmp_path}/h.sock", "--state-dir", str(tmp_path / "state"))
     with running(*arguments) as (process, addresses):
         host = answer(addresses[0], f"{SERVICE}/GetHost")["host"]
+        assert "host" in answer(addresses[0], f"{SERVICE}/GetHost", '{"host": "kvm1"}')
+        assert answer(addresses[0], f"{SERVICE}/ListDevices", '{"host": "kvm1"}')["code"] == "unavailable"
         checks = {check["code"]: check["status"] for check in host["checks"]}
         assert checks["HOST_CHECK_CODE_LIBVIRT"] == "HOST_CHECK_STATUS_FAIL"
         refusal = answer(addresses[0], f"{SERVICE}/ListDevices")

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from hostdev.v1 import service_pb2
+from hostdev.v1 import device_pb2, service_pb2
 from hostdevd import __version__
 from hostdevd.api import render
 from hostdevd.api.context import Context
@@ -23,6 +23,9 @@ from hostdevd.core.views import DeviceView
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
 
+_WithAffected = tuple[DeviceView, list[device_pb2.AffectedDevice]]
+"""A device and what went with it when the list was made."""
+
 _NOBODY = HypervisorInfo("", "", "", "", "", "")
 
 
@@ -34,7 +37,8 @@ class DeviceRpcs:
     async def GetHost(self, request: service_pb2.GetHostRequest, context: Rpc) -> service_pb2.GetHostResponse:  # noqa: N802, ARG002
         """Answer also while libvirt is away: that is when it is asked."""
         ctx = self._ctx
-        check_host(request.host, ctx.sync.info)
+        if ctx.sync.info is not None:
+            check_host(request.host, ctx.sync.info)
         checks = await ctx.checks()
         info = ctx.sync.info or _NOBODY
         return service_pb2.GetHostResponse(host=render.host(info, __version__, ctx.sync.synced_time, checks))
@@ -47,7 +51,7 @@ class DeviceRpcs:
         """All devices of one revision, by name."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        matches = device_filter(ctx.store, request.filter)
+        matches = device_filter(ctx.store, request.filter, strict=not request.page_token)
         page = ctx.pages.page(request, ctx.store.revision, lambda: self._select(matches), ctx.renderer.device)
         return service_pb2.ListDevicesResponse(
             devices=page.items,
@@ -71,14 +75,17 @@ class DeviceRpcs:
         """The devices that may be assigned, each with what goes with it; on request the others too, with why not."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        fits = device_filter(ctx.store, request.filter)
+        fits = device_filter(ctx.store, request.filter, strict=not request.page_token)
 
         def matches(view: DeviceView) -> bool:
             if not request.include_ineligible and not view.eligibility.eligible:
                 return False
             return fits(view) and (view.eligibility.available or not request.available_only)
 
-        page = ctx.pages.page(request, ctx.store.revision, lambda: self._select(matches), self._eligible)
+        def select() -> Sequence[_WithAffected]:
+            return [(view, self._affected(view)) for view in self._select(matches)]
+
+        page = ctx.pages.page(request, ctx.store.revision, select, self._eligible)
         return service_pb2.ListEligibleResponse(
             eligible_devices=page.items,
             next_page_token=page.next_page_token,
@@ -97,11 +104,13 @@ class DeviceRpcs:
         devices = self._ctx.store.devices
         return [devices[name] for name in sorted(devices) if matches(devices[name])]
 
-    def _eligible(self, view: DeviceView) -> service_pb2.EligibleDevice:
+    def _affected(self, view: DeviceView) -> list[device_pb2.AffectedDevice]:
         ctx = self._ctx
-        gone = view.node.name not in ctx.store.graph
-        items = () if gone else affected(ctx.store.graph, view.node)
-        return service_pb2.EligibleDevice(device=ctx.renderer.device(view), affected=ctx.renderer.affected(items))
+        return ctx.renderer.affected(affected(ctx.store.graph, view.node))
+
+    def _eligible(self, item: _WithAffected) -> service_pb2.EligibleDevice:
+        view, with_it = item
+        return service_pb2.EligibleDevice(device=self._ctx.renderer.device(view), affected=with_it)
 
     def _device_kind(self) -> Kind[DeviceView]:
         ctx = self._ctx

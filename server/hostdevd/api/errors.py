@@ -16,9 +16,13 @@ from hostdevd.core.model import Reason
 DOMAIN = "hostdevd"
 DETAILS_TRAILER = "grpc-status-details-bin"
 
-# Trailers travel as HTTP/2 headers, of which many clients take 8 KiB in all; base64 makes 4 bytes of 3.
-_DETAILS_LIMIT_BYTES = 5000
-_MESSAGE_LIMIT_CHARS = 600
+# Trailers travel as HTTP/2 headers, of which many clients take 8 KiB in all. There, base64 makes 4 bytes of
+# 3 of the details, and the message stands a second time, in which 3 bytes stand for one that is not ASCII.
+_TRAILER_LIMIT_BYTES = 7000
+_TEXT_LIMIT_BYTES = 600
+_INFO_LIMIT_BYTES = 1500
+_VIOLATIONS_LIMIT_BYTES = 1800
+_LEFT_OUT_BYTES = 64
 
 _CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (
@@ -86,23 +90,42 @@ def reason_message(reason: Reason) -> error_pb2.Reason:
 def to_status(error: HostdevError) -> status_pb2.Status:
     """The status with its details, the most useful first; what would not fit in a trailer is left out and counted."""
     code: int = code_of(error).value[0]
-    status = status_pb2.Status(code=code, message=error.message[:_MESSAGE_LIMIT_CHARS])
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason,
-        domain=DOMAIN,
-        metadata={key: value[:_MESSAGE_LIMIT_CHARS] for key, value in error.metadata.items()},
-    )
+    status = status_pb2.Status(code=code, message=_cut(error.message))
+    info = _info(error)
     status.details.add().Pack(info)
+    room = (_TRAILER_LIMIT_BYTES - _percent_encoded_bytes(status.message)) * 3 // 4 - _LEFT_OUT_BYTES
     left_out = 0
     for detail in _details(error):
-        if status.ByteSize() + detail.ByteSize() > _DETAILS_LIMIT_BYTES:
-            left_out += 1
-            continue
         status.details.add().Pack(detail)
+        if status.ByteSize() > room:
+            del status.details[-1]
+            left_out += 1
     if left_out:
         info.metadata["details_left_out"] = str(left_out)
         status.details[0].Pack(info)
     return status
+
+
+def _info(error: HostdevError) -> error_details_pb2.ErrorInfo:
+    """The reason with its metadata, shortened until it leaves room for the rest."""
+    limit = _TEXT_LIMIT_BYTES
+    while True:
+        info = error_details_pb2.ErrorInfo(
+            reason=error.reason,
+            domain=DOMAIN,
+            metadata={key: _cut(value, limit) for key, value in error.metadata.items()},
+        )
+        if info.ByteSize() <= _INFO_LIMIT_BYTES or not limit:
+            return info
+        limit //= 2
+
+
+def _cut(text: str, limit: int = _TEXT_LIMIT_BYTES) -> str:
+    return text.encode(errors="replace")[:limit].decode(errors="ignore")
+
+
+def _percent_encoded_bytes(text: str) -> int:
+    return sum(1 if " " <= chr(byte) <= "~" and byte != ord("%") else 3 for byte in text.encode())
 
 
 def _details(error: HostdevError) -> Iterator[Message]:
@@ -115,7 +138,7 @@ def _details(error: HostdevError) -> Iterator[Message]:
         )
     if error.resource is not None:
         kind, name = error.resource
-        yield error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)
+        yield error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=_cut(error.message))
     if error.retry_after_s is not None:
         yield error_details_pb2.RetryInfo(retry_delay=Duration(nanos=0, seconds=max(1, round(error.retry_after_s))))
     violations = _violations(error)
@@ -128,10 +151,10 @@ def _details(error: HostdevError) -> Iterator[Message]:
 def _violations(error: HostdevError) -> list[error_details_pb2.PreconditionFailure.Violation]:
     """One violation per reason, as many as leave room for the reasons themselves."""
     found = []
-    room = _DETAILS_LIMIT_BYTES // 2
+    room = _VIOLATIONS_LIMIT_BYTES
     for reason in error.reasons:
         violation = error_details_pb2.PreconditionFailure.Violation(
-            type=reason.code, subject=reason.subject, description=reason.message
+            type=reason.code, subject=reason.subject, description=_cut(reason.message)
         )
         room -= violation.ByteSize()
         if room < 0:

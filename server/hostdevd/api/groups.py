@@ -27,7 +27,7 @@ class GroupRpcs:
         """The groups of which a member matches the filter, by the kernel's number."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        matches = device_filter(ctx.store, request.filter)
+        matches = device_filter(ctx.store, request.filter, strict=not request.page_token)
 
         def select() -> list[GroupView]:
             found = [

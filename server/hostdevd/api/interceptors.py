@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
-from hostdevd.core.errors import HostdevError
+from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.failures import shutting_down
 from hostdevd.core.ports import HypervisorError, HypervisorGone
 
 log = structlog.get_logger()
 
 
+ABORT_LIMIT_S = 1.0
+
+
 class ErrorSeam(grpc.aio.ServerInterceptor):
     """Outermost: nothing that a handler raises reaches the client as it is."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._calls: set[asyncio.Timeout] = set()
+
+    def close(self) -> None:
+        """Answer every call that is still running, and any that still comes, with `SHUTTING_DOWN`."""
+        self._closed = True
+        for call in self._calls:
+            if not call.expired():
+                call.reschedule(0)
+
+    @contextmanager
+    def _running(self, call: asyncio.Timeout) -> Iterator[None]:
+        self._calls.add(call)
+        try:
+            yield
+        finally:
+            self._calls.discard(call)
 
     async def intercept_service(
         self,
@@ -32,36 +58,61 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                _guard(handler.unary_unary, method),
-                request_deserializer=handler.request_deserializer,
+                self._guard(handler.unary_unary, method),
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.unary_stream is not None and method.startswith("/hostdev."):
             return grpc.unary_stream_rpc_method_handler(
-                _guard(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
+                self._guard(handler.unary_stream, method),
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return handler
 
+    def _guard(self, behaviour: Any, method: str) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if request is _UNDECODABLE:
+                await _abort(context, invalid_field("request", "is not a message of this method"))
+            limit = asyncio.timeout(0 if self._closed else None)
+            try:
+                async with limit:
+                    with self._running(limit):
+                        return await behaviour(request, context)
+            except HostdevError as error:
+                await _abort(context, error)
+            except grpc.aio.AbortError:
+                raise
+            except HypervisorGone:
+                await _abort(
+                    context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
+                )
+            except HypervisorError as error:
+                log.warning("libvirt failed a call", method=method, code=error.code, text=error.text)
+                await _abort(context, _unexpected(method, error))
+            except Exception as error:  # noqa: BLE001  the last line of defence
+                if isinstance(error, TimeoutError) and limit.expired():
+                    await _abort(context, shutting_down())
+                await _abort(context, _unexpected(method, error))
 
-def _guard(behaviour: Any, method: str) -> Any:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return guarded
+
+
+_UNDECODABLE = object()
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """What the library would answer by itself, in its own words, is left to the guard."""
+    if deserialize is None:
+        return None
+
+    def tolerant(data: bytes) -> Any:
         try:
-            return await behaviour(request, context)
-        except HostdevError as error:
-            await _abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except HypervisorGone:
-            await _abort(context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0))
-        except HypervisorError as error:
-            log.warning("libvirt failed a call", method=method, code=error.code, text=error.text)
-            await _abort(context, _unexpected(method, error))
-        except Exception as error:  # noqa: BLE001  the last line of defence
-            await _abort(context, _unexpected(method, error))
+            return deserialize(data)
+        except DecodeError:
+            return _UNDECODABLE
 
-    return guarded
+    return tolerant
 
 
 def _unexpected(method: str, error: Exception) -> HostdevError:
@@ -74,8 +125,12 @@ def _unexpected(method: str, error: Exception) -> HostdevError:
     )
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> None:
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> NoReturn:
     status = to_status(error)
-    await context.abort(
-        code_of(error), status.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),)
-    )
+    try:
+        async with asyncio.timeout(ABORT_LIMIT_S):
+            await context.abort(
+                code_of(error), status.message, trailing_metadata=((DETAILS_TRAILER, status.SerializeToString()),)
+            )
+    except TimeoutError:  # behind a stuck write the status would wait until the client goes
+        raise asyncio.CancelledError from None

@@ -22,7 +22,7 @@ DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 TOKEN_LIFE_S = 300.0
-MAX_LISTS = 256
+MAX_LISTS = 4096
 _TOKEN = struct.Struct("!8sQQ16s")
 
 
@@ -35,21 +35,24 @@ class Page(Generic[M]):
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _List:
     items: Sequence[Any]
-    revision: int
     expires: float
 
 
 class Pages:
-    """The lists that somebody is in the middle of; they hold references to views, not copies."""
+    """The lists that somebody may be in the middle of; they hold references to views, not copies.
+
+    Calls with the same arguments at the same revision share one list, which lives as long as the last
+    token that was given for it.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._instance = secrets.token_bytes(8)
-        self._lists: OrderedDict[int, _List] = OrderedDict()
-        self._next_id = 1
+        self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
+        """By revision and arguments; the first to expire comes first."""
 
     def page(
         self,
@@ -62,8 +65,8 @@ class Pages:
         size = _size(request.page_size)
         arguments = _arguments(request)
         if request.page_token:
-            list_id, offset = self._read_token(request.page_token, arguments)
-            known = self._lists.get(list_id)
+            revision, offset = self._read_token(request.page_token, arguments)
+            known = self._lists.get((revision, arguments))
             if known is None or known.expires < self._now():
                 raise HostdevError(
                     "REVISION_COMPACTED",
@@ -71,8 +74,8 @@ class Pages:
                     metadata={"page_token_life_s": str(int(TOKEN_LIFE_S))},
                 )
         else:
-            list_id, offset = 0, 0
-            known = _List(select(), revision, self._now() + TOKEN_LIFE_S)
+            offset = 0
+            known = self._lists.get((revision, arguments)) or _List(select(), 0.0)
         items: list[M] = []
         used = 0
         for item in known.items[offset : offset + size]:
@@ -83,30 +86,25 @@ class Pages:
             items.append(message)
         end = offset + len(items)
         if end >= len(known.items):
-            return Page(items, "", known.revision)
-        if not list_id:
-            list_id = self._keep(known)
-        return Page(items, self._token(list_id, end, arguments), known.revision)
+            return Page(items, "", revision)
+        self._keep((revision, arguments), known)
+        return Page(items, self._token(revision, end, arguments), revision)
 
-    def _keep(self, known: _List) -> int:
-        list_id = self._next_id
-        self._next_id += 1
-        self._lists[list_id] = known
+    def _keep(self, key: tuple[int, bytes], known: _List) -> None:
         now = self._now()
-        while self._lists:
-            oldest = next(iter(self._lists))
-            if self._lists[oldest].expires >= now and len(self._lists) <= MAX_LISTS:
-                break
-            del self._lists[oldest]
-        return list_id
+        known.expires = now + TOKEN_LIFE_S
+        self._lists[key] = known
+        self._lists.move_to_end(key)
+        while len(self._lists) > MAX_LISTS or next(iter(self._lists.values())).expires < now:
+            self._lists.popitem(last=False)
 
-    def _token(self, list_id: int, offset: int, arguments: bytes) -> str:
-        return base64.urlsafe_b64encode(_TOKEN.pack(self._instance, list_id, offset, arguments)).decode().rstrip("=")
+    def _token(self, revision: int, offset: int, arguments: bytes) -> str:
+        return base64.urlsafe_b64encode(_TOKEN.pack(self._instance, revision, offset, arguments)).decode().rstrip("=")
 
     def _read_token(self, token: str, arguments: bytes) -> tuple[int, int]:
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-            instance, list_id, offset, told = _TOKEN.unpack(raw)
+            instance, revision, offset, told = _TOKEN.unpack(raw)
         except (binascii.Error, struct.error, ValueError):
             raise HostdevError(
                 "INVALID_PAGE_TOKEN", "page_token is not one of this service's", metadata={"field": "page_token"}
@@ -115,7 +113,7 @@ class Pages:
             raise HostdevError(
                 "INVALID_PAGE_TOKEN", "page_token belongs to other arguments", metadata={"field": "page_token"}
             )
-        return (list_id if instance == self._instance else -1), offset
+        return (revision if instance == self._instance else -1), offset
 
 
 def _size(given: int) -> int:

@@ -35,6 +35,7 @@ class Renderer:
         self._store = store
         self._host_name = host_name
         self._devices: dict[str, tuple[DeviceView, device_pb2.Device]] = {}
+        store.on_commit.append(self._drop_gone)
 
     def device(self, view: DeviceView) -> device_pb2.Device:
         """One device; the message is shared and must not be changed."""
@@ -46,9 +47,10 @@ class Renderer:
             self._devices[view.name] = (view, message)
         return message
 
-    def forget(self, name: str) -> None:
-        """Drop what is kept for a device that is gone."""
-        self._devices.pop(name, None)
+    def _drop_gone(self, _: int) -> None:
+        """Keep no more messages than there are devices."""
+        if len(self._devices) > len(self._store.devices):
+            self._devices = {name: kept for name, kept in self._devices.items() if name in self._store.devices}
 
     def _device(self, view: DeviceView) -> device_pb2.Device:
         node = view.node

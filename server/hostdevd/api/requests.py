@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.errors import HostdevError, disconnected, invalid_field
 from hostdevd.core.model import HypervisorInfo
 
 MAX_NAME_CHARS = 256
@@ -69,14 +69,16 @@ def request_id(value: str) -> str:
 
 
 def check_host(given: str, info: HypervisorInfo | None) -> None:
-    """The guard of every request: empty, or the served host's name or UUID."""
+    """The guard of every request: empty, or the served host's name or UUID, which only libvirt can tell."""
     if not given:
         return
     text("host", given)
-    if info is None or given not in {info.name, info.uuid}:
+    if info is None:
+        raise disconnected("it has not told yet which host this is")
+    if given != info.name and given.lower() != info.uuid.lower():
         raise HostdevError(
             "HOST_NOT_FOUND",
             f"this service does not serve the host {given}",
-            metadata={"host": given, "served": info.name if info else ""},
+            metadata={"host": given, "served": info.name},
             resource=("host", given),
         )

@@ -47,9 +47,9 @@ class Health:
         await self.servicer.enter_graceful_shutdown()
 
 
-def build_server(context: Context, health: Health, *, with_reflection: bool) -> grpc.aio.Server:
+def build_server(context: Context, health: Health, seam: ErrorSeam, *, with_reflection: bool) -> grpc.aio.Server:
     """A server with everything but its addresses."""
-    server = grpc.aio.server(interceptors=(ErrorSeam(),), options=OPTIONS)
+    server = grpc.aio.server(interceptors=(seam,), options=OPTIONS)
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)

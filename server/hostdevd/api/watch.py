@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from hostdev.v1 import service_pb2
 from hostdevd.api.render import timestamp
-from hostdevd.api.requests import duration_s, text
+from hostdevd.api.requests import duration_s
 from hostdevd.api.tokens import read_token, resume_token
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Batch, Delta, History, merge
@@ -109,16 +109,17 @@ async def watch(
 ) -> None:
     """Serve one stream until it ends by an error: the client's going, a stuck write, or shutdown."""
     interval = _interval(request)
-    start = _Start(hub.store, text("resume_token", request.resume_token))
+    start = _Start(hub.store, request.resume_token)
     if not hub.sync.first_sync:
         hub.sync.require()
     woken = hub.join()
+    call = asyncio.current_task()
+    if call is None:
+        raise AssertionError
+    call.add_done_callback(lambda _: hub.leave(woken))  # not before: the status of an error is still to be sent
     stream = _Stream(hub, kind, matches, context, interval)
-    try:
-        await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
-        await stream.follow(woken)
-    finally:
-        hub.leave(woken)
+    await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
+    await stream.follow(woken)
 
 
 class _Start:

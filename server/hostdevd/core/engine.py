@@ -238,3 +238,7 @@ class Engine:
             if operation.fault is not None:
                 raise operation.fault  # hidden at the edge
         return Outcome(operation.plan, self._store.assignments.get(operation.name))
+
+    def stop_accepting(self) -> None:
+        """Refuse what would begin from now on; what runs goes on."""
+        self._closing = True

@@ -1,0 +1,65 @@
+"""All pages of a list are of its revision, whatever happens to the devices in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hostdev.v1 import device_pb2, service_pb2
+from hostdevd.api.context import Context
+from hostdevd.api.pages import Pages
+from hostdevd.api.render import Renderer
+from hostdevd.api.service import HostDeviceService
+from hostdevd.api.watch import Hub
+from unit.core.rig import Machine, machine, until
+
+
+async def no_checks() -> Any:
+    return ()
+
+
+def service_of(m: Machine) -> HostDeviceService:
+    core = m.core
+    context = Context(
+        store=core.store,
+        sync=core.sync,
+        engine=core.engine,
+        pages=Pages(m.clock.now),
+        renderer=Renderer(core.store, lambda: "host"),
+        hub=Hub(core.store, core.sync),
+        checks=no_checks,
+    )
+    return HostDeviceService(context)
+
+
+async def unplug(m: Machine, name: str) -> None:
+    m.sim.controls.unplug_device(name)
+    await until(m, lambda: name not in m.core.store.devices)
+
+
+async def test_the_filters_device_may_go_between_pages(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        service = service_of(m)
+        parent = next(
+            view.name for view in m.core.store.devices.values() if len(view.children) > 1 and view.node.parent
+        )
+        children = sorted(m.core.store.devices[parent].children)
+        given = device_pb2.DeviceFilter(parent=parent)
+        first = await service.ListDevices(service_pb2.ListDevicesRequest(filter=given, page_size=1), None)  # type: ignore[arg-type]
+        await unplug(m, parent)
+        rest = service_pb2.ListDevicesRequest(filter=given, page_token=first.next_page_token)
+        second = await service.ListDevices(rest, None)  # type: ignore[arg-type]
+        assert [device.name for device in (*first.devices, *second.devices)] == children
+        assert first.revision == second.revision
+
+
+async def test_what_is_affected_is_of_the_lists_revision(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        service = service_of(m)
+        arguments: dict[str, Any] = {"include_ineligible": True}
+        whole = await service.ListEligible(service_pb2.ListEligibleRequest(**arguments), None)  # type: ignore[arg-type]
+        first = await service.ListEligible(service_pb2.ListEligibleRequest(page_size=1, **arguments), None)  # type: ignore[arg-type]
+        await unplug(m, m.name("dual_1"))
+        rest = service_pb2.ListEligibleRequest(page_token=first.next_page_token, **arguments)
+        second = await service.ListEligible(rest, None)  # type: ignore[arg-type]
+        assert [*first.eligible_devices, *second.eligible_devices] == list(whole.eligible_devices)

@@ -1,0 +1,138 @@
+"""What every call passes: requests that cannot be read, and clients that do not read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from hostdev.v1 import service_pb2
+from hostdevd.api import watch as watching
+from hostdevd.api.errors import DETAILS_TRAILER
+from hostdevd.api.interceptors import ErrorSeam
+from hostdevd.api.watch import Hub
+
+METHOD = "hostdev.v1.Test"
+
+
+@asynccontextmanager
+async def served(directory: Path, seam: ErrorSeam, **handlers: Any) -> AsyncIterator[str]:
+    server = grpc.aio.server(interceptors=(seam,))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(METHOD, handlers),))
+    address = f"unix:{directory}/s.sock"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(0)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata():
+        if key == DETAILS_TRAILER:
+            assert isinstance(value, bytes)
+            status.ParseFromString(value)
+    assert status.details[0].Unpack(info)
+    return info
+
+
+def open_channel(address: str) -> Any:
+    return grpc.aio.insecure_channel(address)
+
+
+async def read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_bytes_that_are_no_request_are_an_invalid_field(tmp_path: Path) -> None:
+    async def never(request: Any, context: Any) -> None:
+        raise AssertionError(request, context)
+
+    decode = service_pb2.GetDeviceRequest.FromString
+    handlers: dict[str, Any] = {
+        "One": grpc.unary_unary_rpc_method_handler(never, request_deserializer=decode),
+        "Many": grpc.unary_stream_rpc_method_handler(never, request_deserializer=decode),
+    }
+    async with served(tmp_path, ErrorSeam(), **handlers) as address, open_channel(address) as channel:
+        for call in (channel.unary_unary(f"/{METHOD}/One")(b"\xff"), channel.unary_stream(f"/{METHOD}/Many")(b"\xff")):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await (call if hasattr(call, "__await__") else call.read())
+            assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert reason_of(failure.value).reason == "INVALID_FIELD"
+            assert "pars" not in (failure.value.details() or "").lower()
+
+
+async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WRITE_LIMIT_S", 0.3)
+    store: Any = SimpleNamespace(on_commit=[], epoch="0" * 32, revision=1)
+    sync: Any = SimpleNamespace(first_sync=True, synced_time=None)
+    hub = Hub(store, sync)
+    kind: Any = watching.Kind(
+        history=lambda: None,  # type: ignore[arg-type,return-value]
+        current=lambda: range(64),
+        response=lambda **event: bytes(event.get("snapshot") or b""),
+        snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
+        batch=list,
+        item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
+        change=None,  # type: ignore[arg-type]
+    )
+    handlers: set[asyncio.Task[Any] | None] = set()
+
+    async def stream(request: Any, context: Any) -> None:
+        handlers.add(asyncio.current_task())
+        await watching.watch(hub, kind, lambda _: True, request, context)
+
+    decode = service_pb2.WatchDevicesRequest.FromString
+    handler: Any = grpc.unary_stream_rpc_method_handler(stream, request_deserializer=decode)
+    async with served(tmp_path, ErrorSeam(), Watch=handler) as address, open_channel(address) as channel:
+        call = channel.unary_stream(f"/{METHOD}/Watch")(b"")
+        await call.read()
+        assert hub.watchers == 1
+        (task,) = handlers
+        assert task is not None
+        begun = time.monotonic()
+        await asyncio.wait({task}, timeout=0.8)
+        assert not task.done()
+        assert hub.watchers == 1, "its place is free while it is still there"
+        await asyncio.wait({task}, timeout=10)
+        assert task.done()
+        assert time.monotonic() - begun > 1.0, "the status was not stuck: the test proves nothing"
+        await asyncio.sleep(0)
+        assert hub.watchers == 0
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+            await asyncio.wait_for(read_all(call), 10)
+
+
+async def test_what_waits_at_shutdown_is_told_so(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def wait(request: Any, context: Any) -> bytes:  # noqa: ARG001
+        begun.set()
+        await asyncio.Event().wait()
+        return b""
+
+    seam = ErrorSeam()
+    handler: Any = grpc.unary_unary_rpc_method_handler(wait)
+    async with served(tmp_path, seam, Wait=handler) as address, open_channel(address) as channel:
+        waiting = channel.unary_unary(f"/{METHOD}/Wait")(b"")
+        await begun.wait()
+        seam.close()
+        late = channel.unary_unary(f"/{METHOD}/Wait")(b"")
+        for call in (waiting, late):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call
+            assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert reason_of(failure.value).reason == "SHUTTING_DOWN"
+    assert not seam._calls
