@@ -64,6 +64,7 @@ class Store:
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
         self._by_service: defaultdict[str, set[str]] = defaultdict(set)
+        self._claims: defaultdict[str, set[str]] = defaultdict(set)
         self.graph = DeviceGraph()
         self.epoch = epoch
         self.revision = revision
@@ -187,7 +188,11 @@ class Store:
         """Add or replace an assignment; call within `change`."""
         if self.assignments.get(assignment.name) == assignment:
             return
+        before = self.assignments.get(assignment.name)
+        if before is not None:
+            self._claim(before, claimed=False)
         self.assignments[assignment.name] = assignment
+        self._claim(assignment, claimed=not assignment.state.closed)
         self._index_assignment(assignment)
         self._dirty_domains.add(assignment.vm.uuid)
         self._assignments_changed = True
@@ -197,6 +202,7 @@ class Store:
         gone = self.assignments.pop(name, None)
         if gone is not None:
             self._by_service[gone.vm.uuid].discard(name)
+            self._claim(gone, claimed=False)
             self._dirty_domains.add(gone.vm.uuid)
             self._assignments_changed = True
 
@@ -213,6 +219,16 @@ class Store:
                     del self._assignment_of[key]
             else:
                 self._assignment_of[key] = assignment.name
+
+    def _claim(self, assignment: Assignment, *, claimed: bool) -> None:
+        for device in assignment.devices:
+            if claimed:
+                self._claims[device.uid].add(assignment.name)
+            else:
+                self._claims[device.uid].discard(assignment.name)
+            name = self._identities.name(device.uid)
+            if name is not None:
+                self._dirty_devices |= self.graph.related(name)
 
     def _touch(self, name: str) -> None:
         related = self.graph.related(name)
@@ -392,7 +408,7 @@ class Store:
             driver=state.driver if state.present else node.driver,
             group=self._group_uid_of(node),
             eligibility=Eligibility(
-                eligible=not reasons, available=not reasons and not self.blocking_holders(node), reasons=reasons
+                eligible=not reasons, available=not reasons and not self._is_taken(node), reasons=reasons
             ),
             host_uses=around.uses.get(node.name, ()),
             holders=self.holders_of(node.name),
@@ -401,6 +417,21 @@ class Store:
 
     def blocking_holders(self, node: NodeDevice) -> tuple[Holder, ...]:
         """Who holds an endpoint of the device's group, its PF, its VFs, or its mdev's parent."""
+        return tuple(holder for name in self._standing_with(node) for holder in self.holders_of(name))
+
+    def claims(self, node: NodeDevice) -> tuple[Assignment, ...]:
+        """The open assignments of what `blocking_holders` looks at, held at this moment or not."""
+        uids = (self._identities.get(name) for name in self._standing_with(node))
+        names = {name for uid in uids if uid is not None for name in self._claims.get(uid, ())}
+        return tuple(self.assignments[name] for name in sorted(names))
+
+    def _is_taken(self, node: NodeDevice) -> bool:
+        if self.blocking_holders(node) or self.claims(node):
+            return True
+        busy = frozenset().union(*self._frozen.values())
+        return any(self._identities.get(name) in busy for name in self._standing_with(node))
+
+    def _standing_with(self, node: NodeDevice) -> tuple[str, ...]:
         names = {mate.name for mate in group_mates_of(self.graph, node)}
         for name in tuple(names):
             mate = self.graph.nodes[name]
@@ -409,7 +440,7 @@ class Store:
                 names |= {other for address in linked if address is not None for other in self.graph.at(address)}
             if mate.type == "mdev" and mate.parent is not None:
                 names.add(mate.parent)
-        return tuple(holder for name in sorted(names) for holder in self.holders_of(name))
+        return tuple(sorted(names))
 
     def _derive_groups(self) -> None:
         dirty, self._dirty_groups = self._dirty_groups, set()
