@@ -133,7 +133,8 @@ class Upkeep:
         if assignment.state is AssignmentState.DETACHING:
             work = self._detaching.take_away(operation, assignment)
         else:
-            why = StepFailedError(StepKind.VERIFY, assignment.devices[0].name, "hostdevd was stopped in the middle")
+            device, text = assignment.devices[0].name, "hostdevd was stopped in the middle"
+            why = StepFailedError(StepKind.VERIFY, device, text, unsure=True)
             record = self._requests.get(assignment.pending_request)
             work = self._attaching.undo(operation, assignment, assignment.before_extension(), record, why)
         self._operations.start(operation, work, f"recover-{assignment.name}")
