@@ -64,7 +64,7 @@ def held_by(domain: Domain, graph: DeviceGraph, block_paths: BlockPaths) -> tupl
     }
     for entry in domain.config.entries if domain.config else ():
         names = devices_of(graph, entry.source, block_paths) or (str(entry.source),)
-        taken = by_alias.get(entry.alias)
+        taken = by_alias.get(entry.alias or "")
         if taken is not None and (
             isinstance(entry.source, UsbAddress) or (isinstance(entry.source, UsbProduct) and taken in names)
         ):

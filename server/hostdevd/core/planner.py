@@ -97,16 +97,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
         config=any(device.config for device in devices),
         plan=plan,
         extends=extends,
-        held_by=next(
-            (
-                one.vm
-                for one in (
-                    *preflight.other_holders(store, domain, target),
-                    *preflight.other_claims(store, domain, target),
-                )
-            ),
-            None,
-        ),
+        held_by=next(preflight.other_vms(store, domain, target), None),
     )
 
 

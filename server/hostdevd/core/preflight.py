@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from hostdevd.core.assignments import Assignment, GroupPolicy
 from hostdevd.core.graph import group_mates_of
-from hostdevd.core.model import Domain, Holder, HolderRole, MdevFacts, NodeDevice, PciFacts, Reason, ScsiFacts, UsbFacts
+from hostdevd.core.model import (
+    Domain,
+    Holder,
+    HolderRole,
+    MdevFacts,
+    NodeDevice,
+    PciFacts,
+    Reason,
+    ScsiFacts,
+    UsbFacts,
+    Vm,
+)
 from hostdevd.core.plan import PlannedDevice
 from hostdevd.core.store import Store
 
@@ -19,6 +30,12 @@ def other_holders(store: Store, domain: Domain, target: NodeDevice) -> tuple[Hol
 def other_claims(store: Store, domain: Domain, target: NodeDevice) -> tuple[Assignment, ...]:
     """The open assignments of other VMs: theirs while the device is out of the guest too, after a re-plug say."""
     return tuple(one for one in store.claims(target) if one.vm.uuid != domain.vm.uuid)
+
+
+def other_vms(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Vm]:
+    """The VMs that stand in the way."""
+    yield from (holder.vm for holder in other_holders(store, domain, target))
+    yield from (assignment.vm for assignment in other_claims(store, domain, target))
 
 
 def held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Reason]:

@@ -79,6 +79,7 @@ class Store:
         self._dirty_domains: set[str] = set()
         self._dirty_groups: set[int] = set()
         self._uses_stale = False
+        self._drivers: dict[str, DriverState] = {}
         self._assignments_changed = False
         self._depth = 0
 
@@ -106,6 +107,10 @@ class Store:
             name = self._identities.name(name_or_uid)
             view = self.devices.get(name) if name is not None else None
         return view
+
+    def driver(self, name: str) -> DriverState | None:
+        """What was read of a device's driver when its view was derived."""
+        return self._drivers.get(name)
 
     def holders_of(self, device: str) -> tuple[Holder, ...]:
         """The holders of a device by its libvirt name (or what the domain's XML names)."""
@@ -357,6 +362,9 @@ class Store:
         numbers = {iommu_group_of(node) for name in dirty if (node := self.graph.get(name)) is not None} - {None}
         dirty |= {mate.name for number in numbers if number is not None for mate in self.graph.iommu_members(number)}
         drivers = {name: self._driver_state(name) for name in dirty if name in self.graph}
+        self._drivers.update(drivers)
+        for name in dirty - drivers.keys():
+            self._drivers.pop(name, None)
         overrides = {name: state.override for name, state in drivers.items() if state.override}
         around = rules.Surroundings(
             self.graph, self._uses_of_others(dirty), self._uses_told.unknown, overrides, self._profile
