@@ -201,6 +201,8 @@ class Attaching:
             state = assignment.to(AssignmentState.ROLLING_BACK, self._operations.now())
             await self._operations.save(state)
             self._operations.publish(state)
+        # What the guest has until it lets go is shown: that may take long.
+        self._operations.show_holders(operation)
         conditions = await self._take_back(operation, state, unsure=failed.unsure)
         operation.error = attach_failed(state, failed, conditions)
         if before is not None:

@@ -179,12 +179,18 @@ class Engine:
             intent = operation.intent
             if intent.state is not AssignmentState.DETACHING:
                 continue
-            if request.assignment == intent.name:
-                return operation
-            if request.vm in {intent.vm.name, intent.vm.uuid} and any(
-                request.device in {device.name, device.uid} for device in intent.devices
+            named = request.assignment == intent.name
+            if not named and not (
+                (request.vm == intent.vm.name or request.vm.lower() == intent.vm.uuid)
+                and any(request.device in {device.name, device.uid} for device in intent.devices)
             ):
-                return operation
+                continue
+            live = intent.live and request.scope is not Scope.CONFIG
+            config = intent.config and request.scope is not Scope.LIVE
+            if (live and not intent.pending_live) or (config and not intent.pending_config):
+                # It does less than this asks for.
+                raise failures.in_progress(intent.name, intent.vm, intent.devices[0].name)
+            return operation
         return None
 
     async def _compare_before(self, request: DetachRequest) -> None:

@@ -200,7 +200,7 @@ def _free_drive(domain: Domain | None) -> tuple[int, int, int, int] | None:
         if common is None:
             common = found
         else:
-            common = {index: used | found[index] for index, used in common.items() if index in found} or common
+            common = {index: used | found[index] for index, used in common.items() if index in found}
     for index, used in sorted((common or {}).items()):
         for unit in range(256):
             if (0, 0, unit) not in used:

@@ -101,6 +101,8 @@ class Upkeep:
                     self._recover_all()
             except HostdevError as error:
                 log.warning("old records could not be removed; trying again", error=error.message)
+            except Exception:
+                log.exception("looking after the assignments failed once")
             await self._clock.sleep(TEND_S)
 
     async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
@@ -124,7 +126,10 @@ class Upkeep:
     def _recover_all(self) -> None:
         for assignment in tuple(self._store.assignments.values()):
             if assignment.state.in_flight and not self._operations.is_busy(assignment):
-                self._recover(assignment)
+                try:
+                    self._recover(assignment)
+                except Exception:
+                    log.exception("an assignment could not be taken up again", assignment=assignment.name)
 
     def _recover(self, assignment: Assignment) -> None:
         log.warning("finishing what was interrupted", assignment=assignment.name, state=str(assignment.state))

@@ -60,14 +60,15 @@ async def test_what_was_told_before_a_read_that_failed_is_read(
         on.sim.controls.destroy_domain("alpha")
         await until(on, lambda: on.name("usb_stick") not in on.core.store.devices)
         async with asyncio.timeout(5):
-            while on.core.store.domains[alpha].vm.state.active:  # without holders it is no revision
+            while on.core.store.domains[alpha].vm.state.active:  # noqa: ASYNC110  without holders it is no revision
                 await asyncio.sleep(0.01)
         assert before.failed
 
 
 async def test_uses_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with machine(tmp_path) as on:
-        good, failed = on.sim.host.uses, []
+        good = on.sim.host.uses
+        failed: list[bool] = []
 
         async def uses() -> HostUses:
             if not failed:
@@ -114,6 +115,6 @@ async def test_a_domain_that_cannot_be_read_does_not_hide_the_hosts_uses(tmp_pat
         assert isinstance(device.node.facts, PciFacts)
         device.override = "pci-stub"  # nothing tells of it
         async with asyncio.timeout(5):
-            while core.store.devices[name].eligibility.eligible:
+            while core.store.devices[name].eligibility.eligible:  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.01)
         assert core.sync.synced_time == synced
