@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hostdevd.core.assignments import AssignmentState, Scope
+from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.giving import _free_drive
-from hostdevd.core.journal import REVISION_BLOCK, Journal
+from hostdevd.core.journal import REVISION_BLOCK, Journal, RequestRecord
 from hostdevd.core.model import Domain, DomainDef, GuestHardware, ScsiController
 from unit.core.made import HARDWARE, domain
 from unit.core.rig import Shape, machine, until
@@ -67,3 +69,36 @@ def test_a_lun_gets_no_controller_that_only_one_definition_has() -> None:
     made = domain("on", ())
     assert _free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(0)))) == (0, 0, 0, 0)
     assert _free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(1)))) is None
+
+
+async def test_the_wait_counts_what_was_done_before_the_operation(tmp_path: Path) -> None:
+    async def slow(name: str, _arguments: Mapping[str, object]) -> None:
+        if begun:
+            await asyncio.sleep({"domains": 0.4, "nodedev_detach": 2.0}.get(name, 0.0))
+
+    begun = False
+    async with machine(tmp_path, before_call=slow) as on:
+        begun = True
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        assert (await on.attach(Shape("nic_single"), wait_s=0.6)).state is AssignmentState.ATTACHING
+        assert loop.time() - start < 0.8
+
+
+async def test_an_intent_that_is_not_written_in_time_is_told_as_such_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(tmp_path) as on:
+        good = on.core.journal.save
+
+        async def save(*assignments: Assignment, request: RequestRecord | None = None) -> None:
+            await asyncio.sleep(1.0)
+            await good(*assignments, request=request)
+
+        monkeypatch.setattr(on.core.journal, "save", save)
+        with pytest.raises(HostdevError) as late:
+            await on.attach(Shape("nic_single"), wait_s=0.1)
+        assert late.value.reason == "OPERATION_IN_PROGRESS"
+        name = late.value.metadata["assignment"]
+        await until(on, lambda: name in on.core.store.assignments)
+        await until(on, lambda: on.assignment(name).state is AssignmentState.ATTACHED)
