@@ -80,6 +80,7 @@ class Store:
         self._dirty_groups: set[int] = set()
         self._uses_stale = False
         self._drivers: dict[str, DriverState] = {}
+        self._holder_changes: list[Change[Holder]] = []
         self._assignments_changed = False
         self._depth = 0
 
@@ -135,7 +136,7 @@ class Store:
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._commit(source)
+                self._commit_or_keep(source)
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""
@@ -255,18 +256,36 @@ class Store:
         entries = [*(domain.live.entries if domain.live else ()), *(domain.config.entries if domain.config else ())]
         return any(name in devices_of(self.graph, entry.source, self._senses.block_paths) for entry in entries)
 
+    def _commit_or_keep(self, source: ChangeSource) -> None:
+        """Commit; after a fault in the middle the next commit derives all of this again."""
+        before = set(self._dirty_devices), set(self._dirty_domains), set(self._dirty_groups)
+        stale, changed = self._uses_stale, self._assignments_changed
+        try:
+            self._commit(source)
+        except BaseException:
+            devices, domains, groups = before
+            self._dirty_devices |= devices
+            self._dirty_domains |= domains
+            self._dirty_groups |= groups
+            self._uses_stale = self._uses_stale or stale
+            self._assignments_changed = self._assignments_changed or changed
+            raise
+
     def _commit(self, source: ChangeSource) -> None:
         now = datetime.fromtimestamp(self._senses.now(), UTC)
         revision = self.revision + 1
         self._identify()
         if self._uses_stale:
             self._join_uses()
-        holder_changes = self._derive_holders(source, now)
+        # Kept until they are in the history: a fault below must not lose what was derived before it.
+        self._holder_changes += self._derive_holders(source, now)
+        holder_changes = self._holder_changes
         device_changes = self._derive_devices(revision, source, now)
         self._derive_groups()
         if not (holder_changes or device_changes or self._assignments_changed):
             return
         self._assignments_changed = False
+        self._holder_changes = []
         self.revision = revision
         if holder_changes:
             self.holder_history.append(Batch(revision, tuple(holder_changes)), now)
@@ -357,7 +376,7 @@ class Store:
                 self._dirty_devices |= self.graph.related(holder.device)
 
     def _derive_devices(self, revision: int, source: ChangeSource, now: datetime) -> list[Change[DeviceView]]:
-        dirty, self._dirty_devices = self._dirty_devices, set()
+        dirty = set(self._dirty_devices)
         # Whether a device may go depends on what stands on its group mates.
         numbers = {iommu_group_of(node) for name in dirty if (node := self.graph.get(name)) is not None} - {None}
         dirty |= {mate.name for number in numbers if number is not None for mate in self.graph.iommu_members(number)}
@@ -386,6 +405,7 @@ class Store:
                 self.devices[name] = new
             # The key is the name: a device that comes back under another name is removed and added.
             changes.append(Change(name, old, new, source, now))
+        self._dirty_devices = set()
         return changes
 
     def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:
