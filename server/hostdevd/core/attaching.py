@@ -16,7 +16,7 @@ from hostdevd.core.journal import RequestRecord
 from hostdevd.core.model import ConditionCode
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachPlan, AttachRequest, PlannedDevice, StepKind
-from hostdevd.core.ports import Clock, HostPort
+from hostdevd.core.ports import Clock, HostPort, Target
 from hostdevd.core.requests import Requests
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
@@ -160,7 +160,9 @@ class Attaching:
             return failed
         except Exception:
             log.exception("an attach failed in an unexpected way", assignment=assignment.name)
-            return StepFailedError(StepKind.VERIFY, planned.target.name, "a fault of hostdevd's, see its log")
+            return StepFailedError(
+                StepKind.VERIFY, planned.target.name, "a fault of hostdevd's, see its log", unsure=True
+            )
         return None
 
     async def _attached(self, operation: Operation, planned: AttachPlan, assignment: Assignment) -> None:
@@ -199,7 +201,9 @@ class Attaching:
             state = assignment.to(AssignmentState.ROLLING_BACK, self._operations.now())
             await self._operations.save(state)
             self._operations.publish(state)
-        conditions = await self._take_back(operation, state)
+        # What the guest has until it lets go is shown: that may take long.
+        self._operations.show_holders(operation)
+        conditions = await self._take_back(operation, state, unsure=failed.unsure)
         operation.error = attach_failed(state, failed, conditions)
         if before is not None:
             done = replace(before, update_time=self._operations.now())
@@ -215,15 +219,26 @@ class Attaching:
             self._requests.put(record)
         await self._operations.finish(operation, done, record)
 
-    async def _take_back(self, operation: Operation, state: Assignment) -> tuple[AssignmentCondition, ...]:
-        """Undo in reverse what this attach added, by alias: nothing that the VM had before is touched."""
+    async def _take_back(
+        self, operation: Operation, state: Assignment, *, unsure: bool
+    ) -> tuple[AssignmentCondition, ...]:
+        """Undo in reverse what this attach added, by alias: nothing that the VM had before is touched.
+
+        Where it is `unsure` whether libvirt is done with attaching, looking proves nothing.
+        """
         conditions: tuple[AssignmentCondition, ...] = ()
         if state.pending_live:
+            if unsure:
+                given = tuple(device for device in state.devices if device.adds_live)
+                await self._effects.taking.make_sure(state, given, Target.LIVE)
             await self._let_go(
                 operation, state, frozenset(device.alias for device in state.devices if device.adds_live)
             )
             conditions = await self._effects.restoring.give_back(state)
         if state.pending_config:
+            if unsure:
+                configured = tuple(device for device in state.devices if device.adds_config and not device.by_service)
+                await self._effects.taking.make_sure(state, configured, Target.CONFIG)
             added = frozenset(device.alias for device in state.devices if device.adds_config)
             kept = await self._effects.taking.drop_config(state, added)
             if kept is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hostdevd.core import failures
@@ -30,6 +31,8 @@ from hostdevd.core.sync import Sync
 from hostdevd.core.upkeep import Upkeep, cancelled
 
 DEFAULT_WAIT_S = 60.0
+WRITE_S = 0.25
+"""A call that does not wait still waits so long for its intent to be written; less than `BEFORE_DEADLINE_S`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,15 @@ class Engine:
         self, request: AttachRequest, *, caller: str, request_id: str, validate_only: bool, wait_s: float
     ) -> Outcome:
         """Attach a device with its group, or say what that would do. Raises `HostdevError`."""
+        until = _until(wait_s)
         if not validate_only and request_id in self._requests:
-            return await self._repeat(request, request_id, caller, wait_s)
+            return await self._repeat(request, request_id, caller, until)
         self._accepting()
         await self._fresh()
         find_vm(self._store, request.vm)
         await self._upkeep.compare_around([find_target(self._store, request.device)])
         if not validate_only and request_id in self._requests:  # it came twice at once
-            return await self._repeat(request, request_id, caller, wait_s)
+            return await self._repeat(request, request_id, caller, until)
         self._operations.check_free([find_target(self._store, request.device)])
         planned = plan_attach(self._store, request)
         if validate_only:
@@ -117,14 +121,14 @@ class Engine:
         operation = self._operations.begin(assignment, planned.plan)
         work = self._attaching.run(operation, planned, assignment, record)
         self._operations.start(operation, work, f"attach-{assignment.name}")
-        return await self._await(operation, wait_s)
+        return await self._await(operation, until)
 
-    async def _repeat(self, request: AttachRequest, request_id: str, caller: str, wait_s: float) -> Outcome:
+    async def _repeat(self, request: AttachRequest, request_id: str, caller: str, until: float) -> Outcome:
         record = self._requests.repeated(request_id, caller, fingerprint(request))
         operation = self._operations.get(record.assignment)
         if operation is not None:
             operation.nudge.push()
-            return await self._await(operation, wait_s)
+            return await self._await(operation, until)
         if record.failure is not None:
             raise failures.from_failure(record.failure)
         assignment = self._store.assignments.get(record.assignment)
@@ -136,14 +140,15 @@ class Engine:
 
     async def detach(self, request: DetachRequest, *, caller: str, validate_only: bool, wait_s: float) -> Outcome:
         """Take a device with what came with it from a VM. Raises `HostdevError`."""
-        outcome = await self._detached_already(request, validate_only, wait_s)
+        until = _until(wait_s)
+        outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
         self._accepting()
         await self._fresh()
         await self._compare_before(request)
         # Somebody else may have begun, or ended it, while the host was read.
-        outcome = await self._detached_already(request, validate_only, wait_s)
+        outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
         holding = find_holding(self._store, request)
@@ -157,14 +162,14 @@ class Engine:
         operation = self._operations.begin(assignment, plan)
         work = self._detaching.run(operation, assignment)
         self._operations.start(operation, work, f"detach-{assignment.name}")
-        return await self._await(operation, wait_s)
+        return await self._await(operation, until)
 
-    async def _detached_already(self, request: DetachRequest, validate_only: bool, wait_s: float) -> Outcome | None:  # noqa: FBT001
+    async def _detached_already(self, request: DetachRequest, validate_only: bool, until: float) -> Outcome | None:  # noqa: FBT001
         """The outcome of a detach that is under way or done; None when there is something to do."""
         joined = self._running_detach(request)
         if joined is not None and not validate_only:
             joined.nudge.push()
-            return await self._await(joined, wait_s)
+            return await self._await(joined, until)
         if not request.assignment:
             return None
         known = self._store.assignments.get(request.assignment)
@@ -179,12 +184,18 @@ class Engine:
             intent = operation.intent
             if intent.state is not AssignmentState.DETACHING:
                 continue
-            if request.assignment == intent.name:
-                return operation
-            if request.vm in {intent.vm.name, intent.vm.uuid} and any(
-                request.device in {device.name, device.uid} for device in intent.devices
+            named = request.assignment == intent.name
+            if not named and not (
+                (request.vm == intent.vm.name or request.vm.lower() == intent.vm.uuid)
+                and any(request.device in {device.name, device.uid} for device in intent.devices)
             ):
-                return operation
+                continue
+            live = intent.live and request.scope is not Scope.CONFIG
+            config = intent.config and request.scope is not Scope.LIVE
+            if (live and not intent.pending_live) or (config and not intent.pending_config):
+                # It does less than this asks for.
+                raise failures.in_progress(intent.name, intent.vm, intent.devices[0].name)
+            return operation
         return None
 
     async def _compare_before(self, request: DetachRequest) -> None:
@@ -225,20 +236,30 @@ class Engine:
         except HypervisorError as error:
             raise disconnected(error.text) from error
 
-    async def _await(self, operation: Operation, wait_s: float) -> Outcome:
+    async def _await(self, operation: Operation, until: float) -> Outcome:
         task = operation.task
         if task is None:
             raise AssertionError(operation.name)
-        await operation.durable.wait()
+        loop = asyncio.get_running_loop()
+        if not operation.durable.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(operation.durable.wait(), max(until - loop.time(), WRITE_S))
         if not task.done():
-            await asyncio.wait({task}, timeout=wait_s)
+            await asyncio.wait({task}, timeout=max(until - loop.time(), 0.0))
         if task.done():
             if operation.error is not None:
                 raise operation.error
             if operation.fault is not None:
                 raise operation.fault  # hidden at the edge
+        elif not operation.durable.is_set():
+            # Its intent is not written yet: there is nothing of it to show, and it may still be refused.
+            raise failures.in_progress(operation.name, operation.intent.vm, operation.intent.devices[0].name)
         return Outcome(operation.plan, self._store.assignments.get(operation.name))
 
     def stop_accepting(self) -> None:
         """Refuse what would begin from now on; what runs goes on."""
         self._closing = True
+
+
+def _until(wait_s: float) -> float:
+    return asyncio.get_running_loop().time() + wait_s

@@ -69,7 +69,6 @@ class Giving:
             await self._verify_config(assignment, plan, given)
 
     async def _take_live(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
-        await self._sync.read_uses(ChangeSource.OPERATION)
         for device in plan.devices:
             if device.live and isinstance(device.node.facts, PciFacts) and given[device.uid].ours:
                 await self._unbind(assignment, device)
@@ -79,16 +78,21 @@ class Giving:
     async def _unbind(self, assignment: Assignment, device: PlannedDevice) -> None:
         name = device.node.name
         async with self._steps.giving(assignment, StepKind.HOST_DETACH, name):
-            # The last look before the host loses the device: somebody may have mounted it since the plan.
-            view = self._store.devices.get(name)
-            if view is None:
-                raise StepFailedError(StepKind.HOST_DETACH, name, "it is gone from the host")
-            if view.uid != device.uid:
-                raise StepFailedError(StepKind.HOST_DETACH, name, "another device is at its place now")
-            against = [reason for reason in view.eligibility.reasons if reason.code.startswith("HOST_")]
-            if against:
-                raise StepFailedError(StepKind.HOST_DETACH, name, against[0].message)
+            await self._last_look(device, StepKind.HOST_DETACH)
             await self._hypervisor.nodedev_detach(name)
+
+    async def _last_look(self, device: PlannedDevice, kind: StepKind) -> None:
+        """The last look before the host loses the device: somebody may have mounted it since the plan."""
+        name = device.node.name
+        await self._sync.read_uses(ChangeSource.OPERATION)
+        view = self._store.devices.get(name)
+        if view is None:
+            raise StepFailedError(kind, name, "it is gone from the host")
+        if view.uid != device.uid:
+            raise StepFailedError(kind, name, "another device is at its place now")
+        against = [reason for reason in view.eligibility.reasons if reason.code.startswith("HOST_")]
+        if against:
+            raise StepFailedError(kind, name, against[0].message)
 
     async def _attach(
         self, assignment: Assignment, assigned: AssignedDevice, device: PlannedDevice, target: Target
@@ -96,6 +100,9 @@ class Giving:
         kind = StepKind.ATTACH_LIVE if target is Target.LIVE else StepKind.ATTACH_CONFIG
         async with self._steps.giving(assignment, kind, device.node.name):
             spec = await self._spec(assignment, assigned, device, target)
+            unbound = isinstance(device.node.facts, PciFacts) and assigned.ours
+            if target is Target.LIVE and not unbound:
+                await self._last_look(device, kind)
             await self._hypervisor.attach(assignment.vm.uuid, spec, target)
 
     async def _spec(
@@ -193,7 +200,7 @@ def _free_drive(domain: Domain | None) -> tuple[int, int, int, int] | None:
         if common is None:
             common = found
         else:
-            common = {index: used | found[index] for index, used in common.items() if index in found} or common
+            common = {index: used | found[index] for index, used in common.items() if index in found}
     for index, used in sorted((common or {}).items()):
         for unit in range(256):
             if (0, 0, unit) not in used:

@@ -58,11 +58,17 @@ def held_by(domain: Domain, graph: DeviceGraph, block_paths: BlockPaths) -> tupl
         for name in devices_of(graph, entry.source, block_paths) or (str(entry.source),):
             found.setdefault(name, Held(name, live=entry))
     # A running guest shows which of two equal devices its vendor:product entry took; by alias it is the same one.
-    by_alias = {held.live.alias: name for name, held in found.items() if held.live and held.live.alias}
+    # After a re-plug the live entry names nothing, or what took its number since: that says nothing.
+    by_alias = {
+        held.live.alias: name for name, held in found.items() if held.live and held.live.alias and name in graph
+    }
     for entry in domain.config.entries if domain.config else ():
         names = devices_of(graph, entry.source, block_paths) or (str(entry.source),)
-        if isinstance(entry.source, UsbProduct | UsbAddress) and entry.alias in by_alias:
-            names = (by_alias[entry.alias],)
+        taken = by_alias.get(entry.alias or "")
+        if taken is not None and (
+            isinstance(entry.source, UsbAddress) or (isinstance(entry.source, UsbProduct) and taken in names)
+        ):
+            names = (taken,)
         for name in names:
             before = found.get(name)
             found[name] = replace(before, config=entry) if before else Held(name, config=entry)

@@ -94,12 +94,25 @@ def _other_key(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> str
     own = ""
     if isinstance(facts, NetFacts):
         own = facts.mac or facts.interface
+        if anchor is None:  # a bond and a bridge on it show one address
+            own = f"{own}|{facts.interface}"
     elif isinstance(facts, StorageFacts):
         own = facts.wwn or facts.serial or facts.block
     if not own:
         below = device.path or device.name
         own = below.removeprefix(anchor.path) if anchor and anchor.path else below
     return f"{device.type}|{place}|{own}"
+
+
+def _as_made(key: str, uids: Iterable[str]) -> list[str]:
+    """Uids of one key in the order in which they are made for devices that share it."""
+    left, made, uid = sorted(uids), list[str](), make_uid(key)
+    for _ in range(len(left)):
+        if uid in left:
+            made.append(uid)
+            left.remove(uid)
+        uid = make_uid(f"{uid}+")
+    return made + left
 
 
 class Identities:
@@ -164,12 +177,28 @@ class Identities:
             if self._keys_of.get(name) != keys:
                 todo[name] = keys
         self.forget(todo)
+        self._claim_equals(todo)
         for level in range(max(map(len, todo.values()), default=0)):
             for name, keys in list(todo.items()):
                 if level < len(keys) and self._claim(name, keys, keys[level], among=todo.values()):
                     del todo[name]
-        for name, keys in todo.items():
+        for name, keys in sorted(todo.items()):
             self._create(name, keys)
+
+    def _claim_equals(self, todo: dict[str, tuple[str, ...]]) -> None:
+        """Where as many devices as known identities share a strongest key, they are paired in order."""
+        equals: dict[str, list[str]] = {}
+        for name, keys in todo.items():
+            equals.setdefault(keys[0], []).append(name)
+        for key, names in equals.items():
+            free = [
+                uid
+                for uid in self._by_key.get(key, ())
+                if uid not in self._name_of and self._by_uid[uid].keys[0] == key
+            ]
+            if len(names) > 1 and len(free) == len(names):
+                for name, uid in zip(sorted(names), _as_made(key, free), strict=True):
+                    self._take(name, todo.pop(name), uid)
 
     def _claim(self, name: str, keys: tuple[str, ...], key: str, among: Iterable[tuple[str, ...]]) -> bool:
         free = [uid for uid in self._by_key.get(key, ()) if uid not in self._name_of]

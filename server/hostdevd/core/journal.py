@@ -196,8 +196,9 @@ class Journal:
         """Make sure that a restart continues beyond this revision."""
         if revision + REVISION_BLOCK // 2 < self._reserved:
             return
-        self._reserved = revision + REVISION_BLOCK
-        await self._write(lambda db: _set_meta(db, "revision", str(self._reserved)))
+        reserved = revision + REVISION_BLOCK
+        await self._write(lambda db: _set_meta(db, "revision", str(reserved)))
+        self._reserved = max(self._reserved, reserved)
 
     # --- on the journal's thread ---------------------------------------------------------------------
 

@@ -120,6 +120,11 @@ class Operations:
         finally:
             self.end(operation)
 
+    def show_holders(self, operation: Operation) -> None:
+        """Show who holds its devices from now on; they stay its own."""
+        with self._store.change(ChangeSource.OPERATION):
+            self._store.thaw(operation.intent.vm.uuid, operation.uids)
+
     def end(self, operation: Operation) -> None:
         """Give the devices free."""
         if self._running.get(operation.name) is operation:

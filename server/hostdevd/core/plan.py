@@ -7,7 +7,7 @@ from enum import StrEnum, unique
 
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
 from hostdevd.core.groups import Affected
-from hostdevd.core.model import Domain, Holder, HolderRole, NodeDevice, Reason
+from hostdevd.core.model import Domain, HolderRole, NodeDevice, Reason, Vm
 
 
 @unique
@@ -78,7 +78,7 @@ class AttachPlan:
     """The plan with what the engine needs to carry it out.
 
     `extends` is the assignment that the work adds a scope to. `live` and `config` tell which definitions
-    of the VM get something. `held_by` is the first holder that stands in the way.
+    of the VM get something. `held_by` is the first VM that stands in the way.
     """
 
     domain: Domain
@@ -88,7 +88,7 @@ class AttachPlan:
     config: bool
     plan: Plan
     extends: Assignment | None = None
-    held_by: Holder | None = None
+    held_by: Vm | None = None
 
 
 def live_order(devices: tuple[PlannedDevice, ...]) -> tuple[PlannedDevice, ...]:

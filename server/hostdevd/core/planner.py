@@ -97,7 +97,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
         config=any(device.config for device in devices),
         plan=plan,
         extends=extends,
-        held_by=next(iter(preflight.other_holders(store, domain, target)), None),
+        held_by=next(preflight.other_vms(store, domain, target), None),
     )
 
 
@@ -108,7 +108,7 @@ def blocked(plan: AttachPlan) -> HostdevError:
     reason = first.code if first.code in known else "DEVICE_NOT_ELIGIBLE"
     metadata = {"device": plan.target.name, "vm_name": plan.domain.vm.name, "vm_uuid": plan.domain.vm.uuid}
     if reason == "HELD_BY_OTHER_VM" and plan.held_by is not None:
-        metadata |= {"vm_name": plan.held_by.vm.name, "vm_uuid": plan.held_by.vm.uuid}
+        metadata |= {"vm_name": plan.held_by.name, "vm_uuid": plan.held_by.uuid}
     message = first.message
     if reason == "DEVICE_NOT_ELIGIBLE":
         message = f"{plan.target.name} cannot be assigned: {first.message}"

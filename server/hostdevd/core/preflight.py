@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hostdevd.core.assignments import GroupPolicy
+from hostdevd.core.assignments import Assignment, GroupPolicy
 from hostdevd.core.graph import group_mates_of
-from hostdevd.core.model import Domain, Holder, HolderRole, MdevFacts, NodeDevice, PciFacts, Reason, ScsiFacts, UsbFacts
+from hostdevd.core.model import (
+    Domain,
+    Holder,
+    HolderRole,
+    MdevFacts,
+    NodeDevice,
+    PciFacts,
+    Reason,
+    ScsiFacts,
+    UsbFacts,
+    Vm,
+)
 from hostdevd.core.plan import PlannedDevice
 from hostdevd.core.store import Store
 
@@ -14,6 +25,17 @@ from hostdevd.core.store import Store
 def other_holders(store: Store, domain: Domain, target: NodeDevice) -> tuple[Holder, ...]:
     """Who else holds the device, a member of its group, its PF, its VFs or its parent."""
     return tuple(holder for holder in store.blocking_holders(target) if holder.vm.uuid != domain.vm.uuid)
+
+
+def other_claims(store: Store, domain: Domain, target: NodeDevice) -> tuple[Assignment, ...]:
+    """The open assignments of other VMs: theirs while the device is out of the guest too, after a re-plug say."""
+    return tuple(one for one in store.claims(target) if one.vm.uuid != domain.vm.uuid)
+
+
+def other_vms(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Vm]:
+    """The VMs that stand in the way."""
+    yield from (holder.vm for holder in other_holders(store, domain, target))
+    yield from (assignment.vm for assignment in other_claims(store, domain, target))
 
 
 def held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Reason]:
@@ -26,6 +48,15 @@ def held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator
             f"{holder.device} is held by the virtual machine {holder.vm.name}, which {where}",
             f"detach it from {holder.vm.name} first",
         )
+    told = {holder.vm.uuid for holder in other_holders(store, domain, target)}
+    for assignment in other_claims(store, domain, target):
+        if assignment.vm.uuid not in told:
+            yield Reason(
+                "HELD_BY_OTHER_VM",
+                assignment.vm.name,
+                f"{target.name} or a member of its group is assigned to the virtual machine {assignment.vm.name}",
+                f"detach the assignment {assignment.name} first",
+            )
 
 
 def other_endpoints(store: Store, target: NodeDevice, policy: GroupPolicy) -> Iterator[Reason]:

@@ -13,20 +13,24 @@ from hostdevd.core.assignments import Assignment
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.journal import Journal, Unplug
 from hostdevd.core.plan import StepKind
-from hostdevd.core.ports import Clock, HypervisorError
+from hostdevd.core.ports import Clock, HypervisorError, HypervisorGone
 
 log = structlog.get_logger()
 
 
 class StepFailedError(Exception):
-    """A step of an attach failed: which one, on what, and why (libvirt's number where it is libvirt's)."""
+    """A step of an attach failed: which one, on what, and why (libvirt's number where it is libvirt's).
 
-    def __init__(self, kind: StepKind, device: str, why: str, code: int | None = None) -> None:
+    `unsure`: libvirt may still be at it, what it does may come true after the failure was seen.
+    """
+
+    def __init__(self, kind: StepKind, device: str, why: str, code: int | None = None, *, unsure: bool = False) -> None:
         super().__init__(f"{kind} of {device}: {why}")
         self.kind = kind
         self.device = device
         self.why = why
         self.code = code
+        self.unsure = unsure
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Steps:
             yield
         except HypervisorError as error:
             await self._end(step, f"failed: {error.text}")
-            raise StepFailedError(kind, device, error.text, error.code) from error
+            unsure = isinstance(error, HypervisorGone)
+            raise StepFailedError(kind, device, error.text, error.code, unsure=unsure) from error
         except StepFailedError as error:
             await self._end(step, f"failed: {error.why}")
             raise

@@ -64,6 +64,7 @@ class Store:
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
         self._by_service: defaultdict[str, set[str]] = defaultdict(set)
+        self._claims: defaultdict[str, set[str]] = defaultdict(set)
         self.graph = DeviceGraph()
         self.epoch = epoch
         self.revision = revision
@@ -78,6 +79,8 @@ class Store:
         self._dirty_domains: set[str] = set()
         self._dirty_groups: set[int] = set()
         self._uses_stale = False
+        self._drivers: dict[str, DriverState] = {}
+        self._holder_changes: list[Change[Holder]] = []
         self._assignments_changed = False
         self._depth = 0
 
@@ -106,6 +109,10 @@ class Store:
             view = self.devices.get(name) if name is not None else None
         return view
 
+    def driver(self, name: str) -> DriverState | None:
+        """What was read of a device's driver when its view was derived."""
+        return self._drivers.get(name)
+
     def holders_of(self, device: str) -> tuple[Holder, ...]:
         """The holders of a device by its libvirt name (or what the domain's XML names)."""
         return tuple(self._holders_of_device.get(device, {}).values())
@@ -129,7 +136,7 @@ class Store:
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._commit(source)
+                self._commit_or_keep(source)
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""
@@ -187,7 +194,11 @@ class Store:
         """Add or replace an assignment; call within `change`."""
         if self.assignments.get(assignment.name) == assignment:
             return
+        before = self.assignments.get(assignment.name)
+        if before is not None:
+            self._claim(before, claimed=False)
         self.assignments[assignment.name] = assignment
+        self._claim(assignment, claimed=not assignment.state.closed)
         self._index_assignment(assignment)
         self._dirty_domains.add(assignment.vm.uuid)
         self._assignments_changed = True
@@ -197,6 +208,7 @@ class Store:
         gone = self.assignments.pop(name, None)
         if gone is not None:
             self._by_service[gone.vm.uuid].discard(name)
+            self._claim(gone, claimed=False)
             self._dirty_domains.add(gone.vm.uuid)
             self._assignments_changed = True
 
@@ -213,6 +225,16 @@ class Store:
                     del self._assignment_of[key]
             else:
                 self._assignment_of[key] = assignment.name
+
+    def _claim(self, assignment: Assignment, *, claimed: bool) -> None:
+        for device in assignment.devices:
+            if claimed:
+                self._claims[device.uid].add(assignment.name)
+            else:
+                self._claims[device.uid].discard(assignment.name)
+            name = self._identities.name(device.uid)
+            if name is not None:
+                self._dirty_devices |= self.graph.related(name)
 
     def _touch(self, name: str) -> None:
         related = self.graph.related(name)
@@ -234,18 +256,36 @@ class Store:
         entries = [*(domain.live.entries if domain.live else ()), *(domain.config.entries if domain.config else ())]
         return any(name in devices_of(self.graph, entry.source, self._senses.block_paths) for entry in entries)
 
+    def _commit_or_keep(self, source: ChangeSource) -> None:
+        """Commit; after a fault in the middle the next commit derives all of this again."""
+        before = set(self._dirty_devices), set(self._dirty_domains), set(self._dirty_groups)
+        stale, changed = self._uses_stale, self._assignments_changed
+        try:
+            self._commit(source)
+        except BaseException:
+            devices, domains, groups = before
+            self._dirty_devices |= devices
+            self._dirty_domains |= domains
+            self._dirty_groups |= groups
+            self._uses_stale = self._uses_stale or stale
+            self._assignments_changed = self._assignments_changed or changed
+            raise
+
     def _commit(self, source: ChangeSource) -> None:
         now = datetime.fromtimestamp(self._senses.now(), UTC)
         revision = self.revision + 1
         self._identify()
         if self._uses_stale:
             self._join_uses()
-        holder_changes = self._derive_holders(source, now)
+        # Kept until they are in the history: a fault below must not lose what was derived before it.
+        self._holder_changes += self._derive_holders(source, now)
+        holder_changes = self._holder_changes
         device_changes = self._derive_devices(revision, source, now)
         self._derive_groups()
         if not (holder_changes or device_changes or self._assignments_changed):
             return
         self._assignments_changed = False
+        self._holder_changes = []
         self.revision = revision
         if holder_changes:
             self.holder_history.append(Batch(revision, tuple(holder_changes)), now)
@@ -336,11 +376,14 @@ class Store:
                 self._dirty_devices |= self.graph.related(holder.device)
 
     def _derive_devices(self, revision: int, source: ChangeSource, now: datetime) -> list[Change[DeviceView]]:
-        dirty, self._dirty_devices = self._dirty_devices, set()
+        dirty = set(self._dirty_devices)
         # Whether a device may go depends on what stands on its group mates.
         numbers = {iommu_group_of(node) for name in dirty if (node := self.graph.get(name)) is not None} - {None}
         dirty |= {mate.name for number in numbers if number is not None for mate in self.graph.iommu_members(number)}
         drivers = {name: self._driver_state(name) for name in dirty if name in self.graph}
+        self._drivers.update(drivers)
+        for name in dirty - drivers.keys():
+            self._drivers.pop(name, None)
         overrides = {name: state.override for name, state in drivers.items() if state.override}
         around = rules.Surroundings(
             self.graph, self._uses_of_others(dirty), self._uses_told.unknown, overrides, self._profile
@@ -362,6 +405,7 @@ class Store:
                 self.devices[name] = new
             # The key is the name: a device that comes back under another name is removed and added.
             changes.append(Change(name, old, new, source, now))
+        self._dirty_devices = set()
         return changes
 
     def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:
@@ -392,7 +436,7 @@ class Store:
             driver=state.driver if state.present else node.driver,
             group=self._group_uid_of(node),
             eligibility=Eligibility(
-                eligible=not reasons, available=not reasons and not self.blocking_holders(node), reasons=reasons
+                eligible=not reasons, available=not reasons and not self._is_taken(node), reasons=reasons
             ),
             host_uses=around.uses.get(node.name, ()),
             holders=self.holders_of(node.name),
@@ -401,6 +445,21 @@ class Store:
 
     def blocking_holders(self, node: NodeDevice) -> tuple[Holder, ...]:
         """Who holds an endpoint of the device's group, its PF, its VFs, or its mdev's parent."""
+        return tuple(holder for name in self._standing_with(node) for holder in self.holders_of(name))
+
+    def claims(self, node: NodeDevice) -> tuple[Assignment, ...]:
+        """The open assignments of what `blocking_holders` looks at, held at this moment or not."""
+        uids = (self._identities.get(name) for name in self._standing_with(node))
+        names = {name for uid in uids if uid is not None for name in self._claims.get(uid, ())}
+        return tuple(self.assignments[name] for name in sorted(names))
+
+    def _is_taken(self, node: NodeDevice) -> bool:
+        if self.blocking_holders(node) or self.claims(node):
+            return True
+        busy = frozenset().union(*self._frozen.values())
+        return any(self._identities.get(name) in busy for name in self._standing_with(node))
+
+    def _standing_with(self, node: NodeDevice) -> tuple[str, ...]:
         names = {mate.name for mate in group_mates_of(self.graph, node)}
         for name in tuple(names):
             mate = self.graph.nodes[name]
@@ -409,7 +468,7 @@ class Store:
                 names |= {other for address in linked if address is not None for other in self.graph.at(address)}
             if mate.type == "mdev" and mate.parent is not None:
                 names.add(mate.parent)
-        return tuple(holder for name in sorted(names) for holder in self.holders_of(name))
+        return tuple(sorted(names))
 
     def _derive_groups(self) -> None:
         dirty, self._dirty_groups = self._dirty_groups, set()

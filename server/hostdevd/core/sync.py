@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +28,6 @@ from hostdevd.core.ports import (
     Event,
     HostChanged,
     HostPort,
-    HypervisorError,
     HypervisorGone,
     HypervisorPort,
     NodeDeviceChanged,
@@ -156,37 +154,43 @@ class Sync:
         names, self._names = self._names, set()
         uuids, self._uuids = self._uuids, set()
         uses, self._uses_due = self._uses_due, False
-        if not self.connected and not uses:
-            return
         try:
+            if not self.connected:
+                # Nothing to read from: a full read follows the reconnect, and forgets these when it worked.
+                self._names |= names
+                self._uuids |= uuids
+                names, uuids = set(), set()
             if names:
                 await self._read_devices(names)
             for uuid in uuids:
                 await self.read_domain(uuid, ChangeSource.EVENT)
             if uses:
                 await self.read_uses(ChangeSource.EVENT)
-        except HypervisorGone:
-            return  # a full read follows the reconnect
-        except HypervisorError:
+        except Exception:
             self._names |= names
             self._uuids |= uuids
+            self._uses_due = self._uses_due or uses
             await self._clock.sleep(self._pace.retry_s)
             self._wake.set()
             raise
 
     async def _resync(self) -> None:
-        self._names.clear()
-        self._uuids.clear()
         connection = self._connection
+        # What is told from here on is read again, what was told before is read by this.
+        names, self._names = self._names, set()
+        uuids, self._uuids = self._uuids, set()
         try:
             self.info = await self._hypervisor.info()
             await self.read_all()
-        except HypervisorGone:
-            return
-        except HypervisorError:
-            self._full_due = True
-            self._wake.set()
+        except Exception:
+            self._names |= names
+            self._uuids |= uuids
+            if connection != self._connection:
+                return  # it broke meanwhile: the next connection begins anew
             await self._clock.sleep(self._pace.retry_s)
+            if connection == self._connection:
+                self._full_due = True
+            self._wake.set()
             raise
         if connection != self._connection:
             return  # it broke meanwhile; what was read is not what is there now
@@ -199,14 +203,23 @@ class Sync:
         await self._clock.sleep(self._pace.reconcile_s)
         if not self.connected:
             return
-        with suppress(HypervisorGone):
-            names = await self._hypervisor.node_device_names()
-            unknown = names ^ self._store.graph.nodes.keys()
-            if unknown:
-                await self._read_devices(unknown, ChangeSource.RECONCILE)
-            await self.read_domains(ChangeSource.RECONCILE)
-            await self.read_uses(ChangeSource.RECONCILE)
+        parts = (
+            self._read_unknown_devices(),
+            self.read_domains(ChangeSource.RECONCILE),
+            self.read_uses(ChangeSource.RECONCILE),
+        )
+        faults = [fault for fault in await asyncio.gather(*parts, return_exceptions=True) if fault is not None]
+        for fault in faults:
+            if not isinstance(fault, HypervisorGone):
+                log.error("a part of the host could not be read again", exc_info=fault)
+        if not faults:
             self._mark_synced()
+
+    async def _read_unknown_devices(self) -> None:
+        names = await self._hypervisor.node_device_names()
+        unknown = names ^ self._store.graph.nodes.keys()
+        if unknown:
+            await self._read_devices(unknown, ChangeSource.RECONCILE)
 
     async def _forever(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """One step after the other; a fault of one is logged, the next goes on."""
@@ -288,7 +301,7 @@ class Sync:
         for name, view in self._store.devices.items():
             if isinstance(view.node.facts, PciFacts):
                 state = self._host.driver(view.node.facts.address)
-                if state.present and state.driver != view.driver:
+                if state.present and state != self._store.driver(name):
                     changed.append(name)
         return changed
 

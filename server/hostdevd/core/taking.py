@@ -9,7 +9,10 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hostdevd.core.assignments import Assignment
+import structlog
+
+from hostdevd.core.assignments import AssignedDevice, Assignment
+from hostdevd.core.holders import entry_of
 from hostdevd.core.looking import Looking
 from hostdevd.core.model import DomainEntry, HolderRole
 from hostdevd.core.plan import StepKind
@@ -26,6 +29,8 @@ from hostdevd.core.ports import (
     Target,
 )
 from hostdevd.core.steps import Delays, Steps
+
+log = structlog.get_logger()
 
 RESEND_AFTER_S = 30.0
 """An unplug request without an answer is sent again only after this long, and only when asked again."""
@@ -203,6 +208,33 @@ class Taking:
         if isinstance(event, DomainRebooted):
             asked.forget()
         return None
+
+    async def make_sure(self, assignment: Assignment, devices: tuple[AssignedDevice, ...], target: Target) -> None:
+        """Have libvirt itself say that a definition has none of these devices, or ask it to take them away.
+
+        After an attach of which the outcome is not known, not to find a device is no proof: it may be on
+        its way. A detach waits in libvirt for the attach to end, so its answer is one.
+        """
+        kind = StepKind.DETACH_LIVE if target is Target.LIVE else StepKind.DETACH_CONFIG
+        for device in devices:
+            tries = 0
+            while tries < _CONFIG_TRIES:
+                domain = await self._looking.domain(assignment.vm.uuid)
+                definition = (domain.live if target is Target.LIVE else domain.config) if domain else None
+                if definition is None or self._looking.entries(assignment, definition, frozenset({device.alias})):
+                    break  # no guest to get it, or it has come: it is taken as what was found always was
+                try:
+                    await self._detach(assignment, entry_of(device), target, kind, device.name)
+                except NoSuchObject:
+                    break
+                except (HypervisorGone, HypervisorBusy):
+                    await self._looking.back()
+                except HypervisorError as error:
+                    tries += 1
+                    log.warning("libvirt does not say whether a device came", device=device.name, error=str(error))
+                    await self._clock.sleep(0.1)
+                else:
+                    break
 
     async def drop_config(self, assignment: Assignment, only: frozenset[str] | None = None) -> Refusal | None:
         """Remove everything of an assignment, or the entries with these aliases, from the VM's configuration.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import structlog
 
+from hostdevd.core.addresses import UsbAddress
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState
 from hostdevd.core.attaching import Attaching
 from hostdevd.core.by_service import ByService
@@ -100,6 +101,8 @@ class Upkeep:
                     self._recover_all()
             except HostdevError as error:
                 log.warning("old records could not be removed; trying again", error=error.message)
+            except Exception:
+                log.exception("looking after the assignments failed once")
             await self._clock.sleep(TEND_S)
 
     async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
@@ -123,7 +126,10 @@ class Upkeep:
     def _recover_all(self) -> None:
         for assignment in tuple(self._store.assignments.values()):
             if assignment.state.in_flight and not self._operations.is_busy(assignment):
-                self._recover(assignment)
+                try:
+                    self._recover(assignment)
+                except Exception:
+                    log.exception("an assignment could not be taken up again", assignment=assignment.name)
 
     def _recover(self, assignment: Assignment) -> None:
         log.warning("finishing what was interrupted", assignment=assignment.name, state=str(assignment.state))
@@ -132,7 +138,8 @@ class Upkeep:
         if assignment.state is AssignmentState.DETACHING:
             work = self._detaching.take_away(operation, assignment)
         else:
-            why = StepFailedError(StepKind.VERIFY, assignment.devices[0].name, "hostdevd was stopped in the middle")
+            device, text = assignment.devices[0].name, "hostdevd was stopped in the middle"
+            why = StepFailedError(StepKind.VERIFY, device, text, unsure=True)
             record = self._requests.get(assignment.pending_request)
             work = self._attaching.undo(operation, assignment, assignment.before_extension(), record, why)
         self._operations.start(operation, work, f"recover-{assignment.name}")
@@ -184,6 +191,7 @@ class Upkeep:
         devices = len(assignment.devices)
         by_service = {device.uid for device in assignment.devices if device.by_service and domain is not None}
         without_config = tuple(device for device in without_config if device.uid not in by_service)
+        stale = self._stale(assignment, domain.live if domain else None)
         live, config = len(without_live) < devices, len(without_config) < devices
         # Said when the VM started, true until it ends or gets the device after all.
         without_it = {device.name for device in without_live if device.by_service and vm.state.active}
@@ -192,6 +200,7 @@ class Upkeep:
             *(self._split(assignment, device) for device in without_live if live),
             *(self._diverged(assignment, device) for device in without_config if config),
             *(self._gone(device) for device in assignment.devices if self._store.identities.name(device.uid) is None),
+            *(self._replugged(device) for device in assignment.devices if device.alias in stale),
         ]
         return replace(assignment, live=live, config=config, vm=vm, conditions=self._kept(assignment, found))
 
@@ -201,6 +210,15 @@ class Upkeep:
         kept = [one for one in assignment.conditions if one.code not in _KEPT_TRUE or (one.code, one.device) in now]
         known = {(one.code, one.device) for one in kept}
         return (*kept, *(one for key, one in now.items() if key not in known))
+
+    def _stale(self, assignment: Assignment, definition: DomainDef | None) -> set[str | None]:
+        """The aliases of entries that name nothing, though their device is here: it was plugged in again."""
+        here = {one.alias for one in assignment.devices if self._store.identities.name(one.uid) is not None}
+        return {
+            entry.alias
+            for entry in self._effects.looking.entries(assignment, definition)
+            if entry.alias in here and isinstance(entry.source, UsbAddress) and not self._effects.looking.names(entry)
+        }
 
     def _without(self, assignment: Assignment, definition: DomainDef | None) -> tuple[AssignedDevice, ...]:
         """The devices that a definition does not have; a `missing` entry holds nothing."""
@@ -238,6 +256,12 @@ class Upkeep:
             return self._condition(ConditionCode.DEVICE_CHANGED, device, text, "detach the assignment")
         text = f"{device.name} is not on the host any more"
         return self._condition(ConditionCode.DEVICE_MISSING, device, text, "plug it in again, or detach the assignment")
+
+    def _replugged(self, device: AssignedDevice) -> AssignmentCondition:
+        text = f"{device.name} was plugged in again, the guest does not have it any more"
+        return self._condition(
+            ConditionCode.DEVICE_MISSING, device, text, "detach the assignment, then attach it again"
+        )
 
     def _condition(self, code: ConditionCode, device: AssignedDevice, text: str, remedy: str) -> AssignmentCondition:
         return AssignmentCondition(code, text, self._operations.now(), device.name, remedy)

@@ -196,7 +196,7 @@ async def test_a_guest_that_keeps_what_failed_is_asked_until_it_lets_go(tmp_path
         on.sim.controls.fail_next("attach", nth=4, text="no", domain="stubborn")
         begun = await on.attach(Shape("dual_0", "stubborn"), wait_s=0.0)
         await state(on, begun.name, AssignmentState.ROLLING_BACK)
-        assert on.held("dual_0") == set()
+        assert on.held("dual_0") == {("stubborn", True, True)}
         on.sim.controls.set_guest_behaviour("stubborn")
         ended = await state(on, begun.name, FAILED)
         assert ended.failure is not None

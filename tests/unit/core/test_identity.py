@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.identity import FactsOf, Identities
-from hostdevd.core.model import NodeDevice
+from hostdevd.core.model import NetFacts, NodeDevice
 from hostdevd.core.ports import IdentityFacts
 from unit.core.made import pci, usb
 
@@ -99,3 +99,31 @@ def test_a_parent_that_is_not_listed_and_a_loop_are_tolerated() -> None:
     assert [device.name for device in graph.ancestors("a")] == ["b"]
     assert [device.name for device in graph.descendants("a")] == ["b"]
     assert list(graph.ancestors("c")) == []
+
+
+def virtual(interface: str) -> NodeDevice:
+    facts = NetFacts(interface, "aa:bb:cc:00:00:01")
+    return NodeDevice(f"net_{interface}", "net", "computer", f"/sys/devices/virtual/net/{interface}", facts=facts)
+
+
+def test_a_bond_and_its_bridge_with_one_address_keep_their_uids() -> None:
+    devices = virtual("bond0"), virtual("br0")
+    identities = Identities()
+    before = resolve(identities, {}, *devices)
+    assert before[0] != before[1]
+    again = Identities(identities._by_uid.values())
+    assert resolve(again, {}, *reversed(devices)) == before[::-1]
+    assert again.unsaved == []
+
+
+def test_as_many_equal_devices_as_are_known_keep_their_uids() -> None:
+    # Two interfaces below one card that show one address.
+    card = pci("01:00.0")
+    facts = NetFacts("x", "aa:bb:cc:00:00:01")
+    devices = [NodeDevice(name, "net", card.name, f"{card.path}/net/{name}", facts=facts) for name in ("a", "b", "c")]
+    identities = Identities()
+    before = resolve(identities, {}, card, *devices)
+    assert len(set(before)) == len(before)
+    again = Identities(identities._by_uid.values())
+    assert resolve(again, {}, card, *devices) == before
+    assert again.unsaved == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hostdevd.core.addresses import BlockPath, PciAddress, UsbAddress, UsbProduct
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.history import ChangeSource
@@ -133,3 +135,29 @@ def test_a_group_is_viable_without_drivers_of_the_hosts() -> None:
     with found.change(EVENT):
         found.look_again([NIC.name])
     assert [group.viable for group in found.groups.values()] == [True]
+
+
+def test_a_fault_in_the_middle_of_a_commit_loses_nothing() -> None:
+    class Failing(Drivers):
+        broken = False
+
+        def __call__(self, address: PciAddress) -> DriverState:
+            if self.broken:
+                raise OSError("no such file")
+            return super().__call__(address)
+
+    drivers = Failing()
+    found = fill(NIC, drivers=drivers)
+    revision = found.revision
+    drivers.broken = True
+    with pytest.raises(OSError, match="no such file"), found.change(EVENT):
+        found.put_domains([domain("on", (entry(AT),))])
+    assert found.revision == revision
+    drivers.broken = False
+    with found.change(EVENT):
+        pass
+    assert found.revision == revision + 1
+    assert [holder.vm.name for holder in found.devices[NIC.name].holders] == ["on"]
+    batches = found.holder_history.since(revision)
+    assert batches is not None
+    assert [change.new is not None for batch in batches for change in batch.changes] == [True]

@@ -1,0 +1,120 @@
+"""The store follows the host through reads that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from hostdevd.app import Ports, run_core
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import HostUseKind, HostUses, PciFacts
+from hostdevd.core.ports import HypervisorGone
+from hostdevd.core.sync import Pace
+from hostdevd.sim.simulation import simulate
+from hostdevd.virt.xml.parser import XmlInvalid
+from unit.core.rig import DELAYS, PACE, FastClock, machine, until
+
+FAULTS: list[Callable[[], Exception]] = [
+    lambda: HypervisorGone("not done within 30 s"),
+    lambda: XmlInvalid("malformed"),
+    lambda: OSError("no such file"),
+]
+faults = pytest.mark.parametrize("fault", FAULTS, ids=["gone", "xml", "os"])
+
+
+class FailOnce:
+    """The next call of this name fails."""
+
+    def __init__(self, call: str = "", fault: Callable[[], Exception] = FAULTS[0]) -> None:
+        self.call = call
+        self.fault = fault
+        self.failed = False
+
+    async def __call__(self, name: str, _arguments: Mapping[str, object]) -> None:
+        if name == self.call and not self.failed:
+            self.failed = True
+            raise self.fault()
+
+
+@faults
+async def test_a_first_walk_that_fails_is_done_again(tmp_path: Path, fault: Callable[[], Exception]) -> None:
+    clock = FastClock()
+    sim = simulate(clock, None, None, FailOnce("domains", fault))
+    async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=PACE) as core:
+        await asyncio.wait_for(core.sync.synced.wait(), 5)
+
+
+@faults
+@pytest.mark.parametrize("call", ["node_device", "domain"])
+async def test_what_was_told_before_a_read_that_failed_is_read(
+    tmp_path: Path, fault: Callable[[], Exception], call: str
+) -> None:
+    before = FailOnce(fault=fault)
+    async with machine(tmp_path, before_call=before) as on:
+        before.call = call
+        on.sim.controls.unplug_device(on.name("usb_stick"))
+        alpha = next(one.vm.uuid for one in on.core.store.domains.values() if one.vm.name == "alpha")
+        on.sim.controls.destroy_domain("alpha")
+        await until(on, lambda: on.name("usb_stick") not in on.core.store.devices)
+        async with asyncio.timeout(5):
+            while on.core.store.domains[alpha].vm.state.active:  # noqa: ASYNC110  without holders it is no revision
+                await asyncio.sleep(0.01)
+        assert before.failed
+
+
+async def test_uses_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with machine(tmp_path) as on:
+        good = on.sim.host.uses
+        failed: list[bool] = []
+
+        async def uses() -> HostUses:
+            if not failed:
+                failed.append(True)
+                raise OSError("no such file")
+            return await good()
+
+        monkeypatch.setattr(on.sim.host, "uses", uses)
+        name = on.name("nic_single")
+        on.sim.controls.add_use(name, HostUseKind.VFIO_USER, "(1234)")
+        await until(on, lambda: not on.core.store.devices[name].eligibility.eligible)
+        assert failed
+
+
+async def test_a_driver_override_that_changes_alone_is_noticed(tmp_path: Path) -> None:
+    async with machine(tmp_path) as on:
+        name = on.name("nic_single")
+        on.sim.controls.set_driver(name, on.driver("nic_single"), "pci-stub")
+        await on.core.sync.read_uses(ChangeSource.RECONCILE)
+        codes = [reason.code for reason in on.core.store.devices[name].eligibility.reasons]
+        assert codes == ["DRIVER_OVERRIDE"]
+        on.sim.controls.set_driver(name, on.driver("nic_single"), None)
+        await on.core.sync.read_uses(ChangeSource.RECONCILE)
+        assert on.core.store.devices[name].eligibility.eligible
+
+
+async def test_a_domain_that_cannot_be_read_does_not_hide_the_hosts_uses(tmp_path: Path) -> None:
+    clock = FastClock()
+    failing = FailOnce()
+
+    async def always(name: str, _arguments: Mapping[str, object]) -> None:
+        if failing.failed and name == "domains":
+            raise XmlInvalid("malformed")
+
+    sim = simulate(clock, None, None, always)
+    pace = Pace(reconcile_s=20.0, uses_s=1e9, retry_s=1.0)
+    async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=pace) as core:
+        await core.sync.synced.wait()
+        failing.failed = True
+        await asyncio.sleep(0.1)
+        name = sim.roles["nic_single"]
+        synced = core.sync.synced_time
+        device = sim.world.kernel.device(name)
+        assert isinstance(device.node.facts, PciFacts)
+        device.override = "pci-stub"  # nothing tells of it
+        async with asyncio.timeout(5):
+            while core.store.devices[name].eligibility.eligible:  # noqa: ASYNC110  as above
+                await asyncio.sleep(0.01)
+        assert core.sync.synced_time == synced
