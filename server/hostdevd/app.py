@@ -90,7 +90,7 @@ def open_ports(config: Config, clock: Clock) -> Ports:
         from hostdevd.virt.xml.nodedev import node_device  # noqa: PLC0415
     except ImportError as error:
         raise StartError(
-            f"libvirt's Python binding is missing ({error}); install hostdevd[libvirt], or use --simulate"
+            f"libvirt's Python binding is missing ({error}); run deploy/setup --libvirt (or install hostdevd[libvirt]), or use --simulate"
         ) from error
     host = ForeignHost() if is_remote(config.connect) else RunningHost(config.sysroot)
     return Ports(LibvirtPort(config.connect, node_device), host)
@@ -242,7 +242,7 @@ class _state_dir:  # noqa: N801  used like a function
 
     def __enter__(self) -> None:
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartError(f"state directory {self._directory}: {error.strerror}") from error

@@ -156,6 +156,7 @@ def test_a_restart_continues(tmp_path: Path) -> None:
         (("--listen", "0.0.0.0:5000"), "loopback"),
         (("--listen", "unix:relative"), "absolute"),
         (("--simulate", "/no/such/file.xml"), "/no/such/file.xml"),
+        (("--state-dir", "/no/such/directory/state"), "/no/such/directory/state"),
         (("--config", "/no/such/file.toml"), "/no/such/file.toml"),
     ],
 )
@@ -168,7 +169,7 @@ def test_what_cannot_be_served_is_one_clear_line_and_status_1(
     if not {"--connect", "--simulate", "--config"} & set(given):
         given += ["--simulate"]
     done = subprocess.run(
-        serve(*given, "--state-dir", str(tmp_path / "state")), check=False, capture_output=True, text=True, timeout=30
+        serve("--state-dir", str(tmp_path / "state"), *given), check=False, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 1
     assert done.stdout == ""

@@ -73,7 +73,9 @@ def claimed(addresses: tuple[Address, ...]) -> Iterator[None]:
 
 def _lock(address: Address, path: Path) -> int:
     if not path.parent.is_dir():
-        raise ListenError(f"listen {address.text}: there is no directory {path.parent}")
+        raise ListenError(
+            f"listen {address.text}: there is no directory {path.parent}; make it, or listen elsewhere (--listen)"
+        )
     try:
         lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
