@@ -90,7 +90,8 @@ def open_ports(config: Config, clock: Clock) -> Ports:
         from hostdevd.virt.xml.nodedev import node_device  # noqa: PLC0415
     except ImportError as error:
         raise StartError(
-            f"libvirt's Python binding is missing ({error}); run deploy/setup --libvirt (or install hostdevd[libvirt]), or use --simulate"
+            f"libvirt's Python binding is missing ({error}); run deploy/setup --libvirt "
+            "(or install hostdevd[libvirt]), or use --simulate"
         ) from error
     host = ForeignHost() if is_remote(config.connect) else RunningHost(config.sysroot)
     return Ports(LibvirtPort(config.connect, node_device), host)
