@@ -18,6 +18,11 @@ from hostdevd.host.sysfs import HostTree
 from hostdevd.host.uses import read_uses
 from hostdevd.host.watch import HostWatch
 
+SETTLE_S = 3.0
+"""How long a use that was known and is not any more may stay unknown: udev writes of a new disk a little late."""
+
+_LOOK_AGAIN_S = 0.1
+
 
 class RunningHost:
     """Reads the host below `root`: `/sys`, `/proc`, `/run/udev` and `/dev`.
@@ -29,6 +34,7 @@ class RunningHost:
     def __init__(self, root: Path = Path("/")) -> None:
         self._tree = HostTree(root)
         self._watch = HostWatch(self._tree)
+        self._unknown: tuple[tuple[str, str], ...] = ()
 
     async def start(self, sink: EventSink) -> None:
         """Begin to watch for changes of drivers and uses."""
@@ -39,8 +45,19 @@ class RunningHost:
         self._watch.close()
 
     async def uses(self) -> HostUses:
-        """What the host uses now, read anew in a thread; never raises."""
-        return await asyncio.to_thread(read_uses, self._tree)
+        """What the host uses now, read anew in a thread; never raises.
+
+        What becomes unknown is looked at again for `SETTLE_S` before it is told: a stick that was just
+        plugged in must not have every device of the host refused until udev has seen it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_S
+        while True:
+            found = await asyncio.to_thread(read_uses, self._tree)
+            if set(found.unknown) <= set(self._unknown) or loop.time() >= until:
+                self._unknown = found.unknown
+                return found
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now."""
