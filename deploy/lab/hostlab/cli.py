@@ -59,7 +59,7 @@ def up() -> int:
     options = parser.parse_args()
     default = [str(REPOSITORY / ".venv/bin/hostdevd"), "serve", "--listen", f"unix:{SOCKET_IN_LAB}"]
     if not options.command and not Path(default[0]).exists():
-        raise LabError(f"{default[0]} is missing", hint="make the virtual environment: uv sync --extra libvirt")
+        raise LabError(f"{default[0]} is missing", hint="make the virtual environment: deploy/setup --libvirt")
     _refuse_taken(options.port)
     _sigterm_like_ctrl_c()
     started = time.monotonic()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import attach_failed, to_failure
@@ -120,7 +121,7 @@ class Attaching:
             alias=f"ua-hostdev-{short}-{index}",
             role=plan.role,
             original_driver=view.driver,
-            ours=view.driver is None or "vfio" not in view.driver,
+            ours=not is_vfio_driver(view.driver),
             type=plan.node.type,
         )
         other = next((holder for holder in view.holders if holder.live and holder.vm.uuid == vm), None)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hostdevd.core.addresses import PciAddress
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
 from hostdevd.core.model import HostUse, NodeDevice, PciFacts, Reason
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
@@ -275,7 +276,7 @@ def _unlisted_mates(around: Surroundings, device: NodeDevice) -> Iterator[PciAdd
 
 def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
     override = around.overrides.get(device.name)
-    if override and "vfio" not in override:
+    if override and not is_vfio_driver(override):
         yield Reason(
             "DRIVER_OVERRIDE",
             device.name,

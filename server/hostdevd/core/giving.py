@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from hostdevd.core.addresses import UsbProduct
 from hostdevd.core.assignments import AssignedDevice, Assignment
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import source_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.looking import Looking
@@ -138,7 +139,7 @@ class Giving:
                 raise StepFailedError(StepKind.VERIFY, device.node.name, "the VM does not have it")
             if isinstance(device.node.facts, PciFacts):
                 driver = self._host.driver(device.node.facts.address).driver
-                if driver is None or "vfio" not in driver:
+                if not is_vfio_driver(driver):
                     why = f"it is bound to {driver or 'no driver'}, not to vfio-pci"
                     raise StepFailedError(StepKind.VERIFY, device.node.name, why)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from hostdevd.core import preflight
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import group_mates_of, names_twin
 from hostdevd.core.groups import Affected, affected
@@ -235,7 +236,7 @@ def _steps(store: Store, devices: tuple[PlannedDevice, ...]) -> Iterator[PlanSte
     for device in devices:
         if device.live and isinstance(device.node.facts, PciFacts):
             driver = store.devices[device.node.name].driver
-            if driver is None or "vfio" not in driver:
+            if not is_vfio_driver(driver):
                 yield PlanStep(
                     StepKind.HOST_DETACH, device.node.name, f"unbind from {driver or 'no driver'}, bind to vfio-pci"
                 )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.looking import Looking
 from hostdevd.core.model import ConditionCode, PciFacts, Vm
 from hostdevd.core.plan import StepKind
@@ -61,7 +62,7 @@ class Restoring:
         if node is None or not isinstance(node.facts, PciFacts):
             return False
         driver = self._host.driver(node.facts.address).driver
-        return driver is None or "vfio" in driver
+        return driver is None or is_vfio_driver(driver)
 
     def _kept_away(self, device: AssignedDevice, vm: Vm, held: str) -> AssignmentCondition:
         text = f"{device.name} was not given back to the host: {vm.name} has {held} of its group"
@@ -109,7 +110,7 @@ class Restoring:
         driver = self._host.driver(address).driver
         if driver is None:
             return device.original_driver is None and (final or device.driver_known)
-        if "vfio" in driver:
+        if is_vfio_driver(driver):
             return False
         return not final or device.original_driver in {None, driver}
 

@@ -96,11 +96,6 @@ class Store:
         """Domains by UUID, as last read."""
         return self._domains
 
-    @property
-    def uses_unknown(self) -> tuple[tuple[str, str], ...]:
-        """What of the host's uses could not be read."""
-        return self._uses_told.unknown
-
     def device(self, name_or_uid: str) -> DeviceView | None:
         """A device by libvirt name or uid."""
         view = self.devices.get(name_or_uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import endpoints
 from hostdevd.core.groups import MemberRole, UidOf, group_uid, member_role
 from hostdevd.core.model import Eligibility, Holder, HostUse, NodeDevice
@@ -78,6 +79,6 @@ def group_view(
             available=bool(going) and all(view.eligibility.available for view in views),
             reasons=reasons,
         ),
-        viable=all(view.driver is None or "vfio" in view.driver for view in views),
+        viable=all(view.driver is None or is_vfio_driver(view.driver) for view in views),
         holders=tuple(holder for view in views for holder in view.holders),
     )

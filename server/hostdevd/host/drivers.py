@@ -32,11 +32,6 @@ def driver_state(tree: HostTree, address: PciAddress) -> DriverState:
     return DriverState(present=True, driver=driver, override=override if override not in {"", "(null)"} else None)
 
 
-def is_vfio_driver(driver: str | None) -> bool:
-    """vfio-pci, or a vendor's variant of it (`mlx5_vfio_pci`, `nvgrace-gpu-vfio-pci`)."""
-    return driver is not None and "vfio" in driver.replace("_", "-").split("-")
-
-
 def is_open(tree: HostTree, path: str) -> bool:
     """Whether somebody holds the VFIO device at this sysfs path open.
 

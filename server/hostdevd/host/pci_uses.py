@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from hostdevd.core.addresses import PciAddress
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.model import HostUseKind
-from hostdevd.host.drivers import PCI_DEVICES, driver_of, is_open, is_vfio_driver
+from hostdevd.host.drivers import PCI_DEVICES, driver_of, is_open
 from hostdevd.host.findings import Findings
 from hostdevd.host.sysfs import HostTree
 
