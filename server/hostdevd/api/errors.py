@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from hostdev.v1 import error_pb2
-from hostdevd.core.errors import HostdevError
+from hostdevd.core.errors import PRECONDITIONS, HostdevError
 from hostdevd.core.model import Reason
 
 DOMAIN = "hostdevd"
@@ -40,24 +40,7 @@ _CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "NOT_HELD_BY_VM",
     ),
     grpc.StatusCode.ALREADY_EXISTS: ("ALREADY_ATTACHED",),
-    grpc.StatusCode.FAILED_PRECONDITION: (
-        "HELD_BY_OTHER_VM",
-        "DEVICE_NOT_ELIGIBLE",
-        "GROUP_HAS_OTHER_ENDPOINTS",
-        "SCOPE_UNAVAILABLE",
-        "AMBIGUOUS_DEVICE",
-        "DEVICE_CHANGED",
-        "GUEST_HAS_NO_SLOT",
-        "GUEST_HAS_NO_CONTROLLER",
-        "HOTPLUG_UNSUPPORTED",
-        "MANAGED_SAVE_PRESENT",
-        "HYPERVISOR_UNSUPPORTED",
-        "DETACH_REJECTED_BY_GUEST",
-        "ATTACH_FAILED",
-        "ASSIGNMENT_IN_USE",
-        "VFS_IN_USE",
-        "FEATURE_DISABLED",
-    ),
+    grpc.StatusCode.FAILED_PRECONDITION: PRECONDITIONS,
     grpc.StatusCode.ABORTED: ("OPERATION_IN_PROGRESS", "AFFECTED_SET_CHANGED", "LIBVIRT_BUSY"),
     grpc.StatusCode.OUT_OF_RANGE: ("REVISION_COMPACTED",),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("SLOW_CONSUMER", "TOO_MANY_WATCHERS", "RATE_LIMITED"),

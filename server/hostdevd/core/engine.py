@@ -17,7 +17,7 @@ from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.attaching import Attaching
 from hostdevd.core.detaching import Detaching
 from hostdevd.core.effects import Effects
-from hostdevd.core.errors import disconnected
+from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.operations import Operation, Operations
@@ -103,11 +103,16 @@ class Engine:
         self._accepting()
         await self._fresh()
         find_vm(self._store, request.vm)
-        await self._upkeep.compare_around([find_target(self._store, request.device)])
-        if not validate_only and request_id in self._requests:  # it came twice at once
-            return await self._repeat(request, request_id, caller, until)
-        self._operations.check_free([find_target(self._store, request.device)])
-        planned = plan_attach(self._store, request)
+        try:
+            await self._upkeep.compare_around([find_target(self._store, request.device)])
+            if not validate_only and request_id in self._requests:  # it came twice at once
+                return await self._repeat(request, request_id, caller, until)
+            self._operations.check_free([find_target(self._store, request.device)])
+            planned = plan_attach(self._store, request)
+        except HostdevError as error:
+            if validate_only and error.reason in PRECONDITIONS:  # which device is meant is not even known
+                return Outcome(Plan(blockers=error.reasons))
+            raise
         if validate_only:
             return Outcome(planned.plan)
         if planned.plan.blockers:

@@ -20,6 +20,30 @@ class FieldViolation:
     description: str
 
 
+PRECONDITIONS = (
+    "HELD_BY_OTHER_VM",
+    "DEVICE_NOT_ELIGIBLE",
+    "GROUP_HAS_OTHER_ENDPOINTS",
+    "SCOPE_UNAVAILABLE",
+    "AMBIGUOUS_DEVICE",
+    "DEVICE_CHANGED",
+    "GUEST_HAS_NO_SLOT",
+    "GUEST_HAS_NO_CONTROLLER",
+    "HOTPLUG_UNSUPPORTED",
+    "MANAGED_SAVE_PRESENT",
+    "HYPERVISOR_UNSUPPORTED",
+    "DETACH_REJECTED_BY_GUEST",
+    "ATTACH_FAILED",
+    "ASSIGNMENT_IN_USE",
+    "VFS_IN_USE",
+    "FEATURE_DISABLED",
+)
+"""The reasons of `FAILED_PRECONDITION`, the one to be told first where several hold (api.md, "Errors").
+
+A dry run has them as blockers of its plan, a real call as its error.
+"""
+
+
 class HostdevError(Exception):
     """A refusal or failure that the caller is told about.
 

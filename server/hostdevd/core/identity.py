@@ -25,6 +25,9 @@ from hostdevd.core.ports import IdentityFacts
 
 FactsOf = Callable[[NodeDevice], IdentityFacts]
 
+_PLACE = "at|"
+"""Begins the key that tells where a device is and not who: by it nothing is ever found again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -64,7 +67,7 @@ def _pci_keys(graph: DeviceGraph, facts: PciFacts, told: IdentityFacts, facts_of
     place = f"{told.root or f'{facts.address.domain:04x}'}|{told.path or facts.address}"
     model = f"{facts.vendor_id:04x}:{facts.product_id:04x}:{told.subsystem}"
     serial = facts.vpd_serial or told.serial
-    return (f"pci|{place}|{model}|{serial}",)
+    return (f"pci|{place}|{model}|{serial}", f"{_PLACE}{place}")
 
 
 def _usb_keys(facts: UsbFacts, told: IdentityFacts) -> tuple[str, ...]:
@@ -75,13 +78,14 @@ def _usb_keys(facts: UsbFacts, told: IdentityFacts) -> tuple[str, ...]:
         keys.append(f"usb-serial|{product}|{told.serial}")
     # The same thing in the same port that shows other interfaces now.
     keys.append(f"usb-port|{product}|{told.serial}|{place}")
+    keys.append(f"{_PLACE}{place}")
     return tuple(keys)
 
 
 def _scsi_keys(facts: ScsiFacts, told: IdentityFacts) -> tuple[str, ...]:
     name = told.wwid or told.serial
     path = told.path or str(facts.address)
-    return (f"scsi|{name}|{path}",)
+    return (f"scsi|{name}|{path}", f"{_PLACE}{path}")
 
 
 def _other_key(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> str:
@@ -113,6 +117,11 @@ def _as_made(key: str, uids: Iterable[str]) -> list[str]:
             left.remove(uid)
         uid = make_uid(f"{uid}+")
     return made + left
+
+
+def _who(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys without the place."""
+    return tuple(key for key in keys if not key.startswith(_PLACE))
 
 
 class Identities:
@@ -154,8 +163,16 @@ class Identities:
         identity = self._by_uid.get(uid)
         if identity is None or uid in self._name_of:
             return ()
-        wanted = set(identity.keys)
-        return tuple(sorted(name for name, keys in self._keys_of.items() if wanted & set(keys)))
+        wanted = set(_who(identity.keys))
+        return tuple(sorted(name for name, keys in self._keys_of.items() if not wanted.isdisjoint(keys)))
+
+    def successor(self, uid: str) -> str | None:
+        """The present device that is where the one of this uid was; None when that is here, or its place is empty."""
+        identity = self._by_uid.get(uid)
+        if identity is None or uid in self._name_of:
+            return None
+        places = {key for key in identity.keys if key.startswith(_PLACE)}
+        return next((name for name, keys in sorted(self._keys_of.items()) if not places.isdisjoint(keys)), None)
 
     def known(self, uid: str) -> bool:
         """Whether this uid was ever given."""
@@ -180,7 +197,7 @@ class Identities:
         self._claim_equals(todo)
         for level in range(max(map(len, todo.values()), default=0)):
             for name, keys in list(todo.items()):
-                if level < len(keys) and self._claim(name, keys, keys[level], among=todo.values()):
+                if level < len(_who(keys)) and self._claim(name, keys, keys[level], among=todo.values()):
                     del todo[name]
         for name, keys in sorted(todo.items()):
             self._create(name, keys)

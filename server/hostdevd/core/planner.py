@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hostdevd.core import preflight
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
 from hostdevd.core.drivers import is_vfio_driver
-from hostdevd.core.errors import HostdevError
+from hostdevd.core.errors import PRECONDITIONS, HostdevError
 from hostdevd.core.graph import group_mates_of, names_twin
 from hostdevd.core.groups import Affected, affected
 from hostdevd.core.model import Domain, HolderRole, NodeDevice, PciFacts, Reason, UsbFacts
@@ -42,26 +42,40 @@ def find_vm(store: Store, vm: str) -> Domain:
 
 
 def find_device(store: Store, device: str) -> NodeDevice:
-    """The device of this libvirt name or uid; `DEVICE_NOT_FOUND` otherwise."""
+    """The device of this libvirt name or uid; `DEVICE_NOT_FOUND`, or `AMBIGUOUS_DEVICE` where a uid fits several."""
     view = store.device(device)
-    if view is None:
-        raise HostdevError(
-            "DEVICE_NOT_FOUND",
-            f"there is no device {device}",
-            metadata={"device": device},
-            resource=("device", device),
-        )
-    return view.node
-
-
-def find_target(store: Store, device: str) -> NodeDevice:
-    """The same for what is to be given away: `AMBIGUOUS_DEVICE` where a uid fits several devices."""
+    if view is not None:
+        return view.node
     candidates = store.identities.candidates(device)
     if len(candidates) > 1:
         raise HostdevError(
             "AMBIGUOUS_DEVICE",
             f"{device} may be any of {', '.join(candidates)}",
             metadata={"device": device, "candidates": ",".join(candidates)},
+            reasons=tuple(
+                Reason("AMBIGUOUS_DEVICE", name, f"{device} may be {name}", "name the device that is meant")
+                for name in candidates
+            ),
+        )
+    raise HostdevError(
+        "DEVICE_NOT_FOUND",
+        f"there is no device {device}",
+        metadata={"device": device},
+        resource=("device", device),
+    )
+
+
+def find_target(store: Store, device: str) -> NodeDevice:
+    """The same for what is to be given away: `DEVICE_CHANGED` where another device took its place."""
+    successor = store.identities.successor(device)
+    if successor is not None and len(store.identities.candidates(device)) <= 1:
+        text = f"{device} is not on the host any more, {successor} is in its place"
+        remedy = f"name {successor} if that is meant"
+        raise HostdevError(
+            "DEVICE_CHANGED",
+            text,
+            metadata={"device": device, "successor": successor},
+            reasons=(Reason("DEVICE_CHANGED", successor, text, remedy),),
         )
     return find_device(store, device)
 
@@ -105,8 +119,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
 def blocked(plan: AttachPlan) -> HostdevError:
     """The error of a real call that its blockers stop: the first in the order of api.md gives the reason."""
     first = plan.plan.blockers[0]
-    known = {"HELD_BY_OTHER_VM", *_PLAN_CODES}
-    reason = first.code if first.code in known else "DEVICE_NOT_ELIGIBLE"
+    reason = first.code if first.code in PRECONDITIONS else "DEVICE_NOT_ELIGIBLE"
     metadata = {"device": plan.target.name, "vm_name": plan.domain.vm.name, "vm_uuid": plan.domain.vm.uuid}
     if reason == "HELD_BY_OTHER_VM" and plan.held_by is not None:
         metadata |= {"vm_name": plan.held_by.name, "vm_uuid": plan.held_by.uuid}
@@ -117,21 +130,6 @@ def blocked(plan: AttachPlan) -> HostdevError:
     if more:
         message += f" (and {more} more reason{'s' if more > 1 else ''})"
     return HostdevError(reason, message, metadata=metadata, reasons=plan.plan.blockers)
-
-
-_PLAN_CODES = frozenset(
-    {
-        "GROUP_HAS_OTHER_ENDPOINTS",
-        "SCOPE_UNAVAILABLE",
-        "AMBIGUOUS_DEVICE",
-        "DEVICE_CHANGED",
-        "GUEST_HAS_NO_SLOT",
-        "GUEST_HAS_NO_CONTROLLER",
-        "HOTPLUG_UNSUPPORTED",
-        "MANAGED_SAVE_PRESENT",
-        "HYPERVISOR_UNSUPPORTED",
-    }
-)
 
 
 def _looks_like_uuid(text: str) -> bool:

@@ -17,7 +17,8 @@ import structlog
 
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
-from hostdevd.core.model import Domain, HypervisorInfo, PciFacts
+from hostdevd.core.kin import outdated
+from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice, PciFacts
 from hostdevd.core.ports import (
     Clock,
     Connected,
@@ -306,21 +307,31 @@ class Sync:
         return changed
 
     async def _read_devices(self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT) -> None:
+        """Read these devices, and those whose XML changed with them; what is gone goes."""
         ticket = next(self._tickets)
-        names = list(names)
-        answers = await asyncio.gather(*(self._hypervisor.node_device(name) for name in names), return_exceptions=True)
-        faults = [answer for answer in answers if isinstance(answer, BaseException)]
-        for fault in faults:
-            if not isinstance(fault, NoSuchObject):
-                raise fault
+        fresh = await self._fresh_devices(names)
+        fresh |= await self._fresh_devices(outdated(self._store.graph, fresh))
         with self._store.change(source):
-            for name, answer in zip(names, answers, strict=True):
+            for name, device in fresh.items():
                 if not self._newer(self._device_ticket, name, ticket):
                     continue
-                if isinstance(answer, BaseException):
+                if device is None:
                     self._store.remove_devices([name])
                 else:
-                    self._store.put_devices([answer])
+                    self._store.put_devices([device])
+
+    async def _fresh_devices(self, names: Iterable[str]) -> dict[str, NodeDevice | None]:
+        names = tuple(names)
+        answers = await asyncio.gather(*(self._hypervisor.node_device(name) for name in names), return_exceptions=True)
+        fresh: dict[str, NodeDevice | None] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, NoSuchObject):
+                fresh[name] = None
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                fresh[name] = answer
+        return fresh
 
     @staticmethod
     def _newer(applied: dict[str, int], key: str, ticket: int) -> bool:

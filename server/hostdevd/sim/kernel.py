@@ -16,6 +16,7 @@ from hostdevd.core.model import NodeDevice, PciFacts, UsbFacts
 from hostdevd.core.ports import DriverState, Event, HostChanged, HypervisorError, NodeDeviceChanged
 from hostdevd.sim.extras import DriverExtras
 from hostdevd.sim.faults import ErrorNumber, no_node_device, refusal
+from hostdevd.sim.listed import with_neighbours
 from hostdevd.virt.xml.nodedev import node_device
 
 VFIO = "vfio-pci"
@@ -124,9 +125,17 @@ class Kernel:
         return device
 
     def node(self, name: str) -> NodeDevice:
-        """The device as libvirt tells of it now: it reads the driver anew each time."""
+        """The device as libvirt tells of it now: it reads the driver and the neighbours anew each time."""
         device = self.device(name)
-        return device.node if device.node.driver == device.driver else replace(device.node, driver=device.driver)
+        node = device.node if device.node.driver == device.driver else replace(device.node, driver=device.driver)
+        return with_neighbours(node, (one for one in self._neighbours(node) if self.visible(one.name)))
+
+    def _neighbours(self, node: NodeDevice) -> Iterator[NodeDevice]:
+        number = iommu_group_of(node)
+        if number is not None:
+            yield from self.graph.iommu_members(number)
+        if "virt_functions" in node.detail:
+            yield from self.graph.nodes.values()
 
     def visible(self, name: str) -> bool:
         """Whether the host sees the device: it is plugged, and nothing above it is bound away."""

@@ -87,6 +87,17 @@ def test_another_product_in_the_port_is_another_device() -> None:
     assert resolve(identities, {"a": at("2.1")}, usb("a", 6, product=2)) != first
 
 
+def test_what_is_in_its_place_is_told_but_never_taken_for_it() -> None:
+    identities = Identities()
+    (stick,) = resolve(identities, {"a": at("2.1", "S1")}, usb("a", 5))
+    assert identities.successor(stick) is None
+    resolve(identities, {"b": at("2.1", "S2")}, usb("b", 6, product=2))
+    assert identities.successor(stick) == "b"
+    assert identities.candidates(stick) == ()
+    resolve(identities, {"a": at("2.3", "S1"), "b": at("2.1", "S2")}, usb("a", 7), usb("b", 6, product=2))
+    assert identities.successor(stick) is None
+
+
 def test_a_uid_is_never_given_to_two_present_devices() -> None:
     identities = Identities()
     same = IdentityFacts(root="r", path="p")

@@ -160,6 +160,10 @@ def test_a_uid_that_two_present_devices_may_be_is_ambiguous() -> None:
         plan_attach(found, AttachRequest("vm", uid))
     assert refused.value.reason == "AMBIGUOUS_DEVICE"
     assert refused.value.metadata["candidates"] == "a,b"
+    assert [(one.code, one.subject) for one in refused.value.reasons] == [
+        ("AMBIGUOUS_DEVICE", "a"),
+        ("AMBIGUOUS_DEVICE", "b"),
+    ]
 
 
 def test_expected_affected_must_be_all_of_them() -> None:
