@@ -34,7 +34,7 @@ class RunningHost:
     def __init__(self, root: Path = Path("/")) -> None:
         self._tree = HostTree(root)
         self._watch = HostWatch(self._tree)
-        self._unknown: tuple[tuple[str, str], ...] = ()
+        self._unknown: tuple[tuple[str, str], ...] | None = None  # nothing was told yet
 
     async def start(self, sink: EventSink) -> None:
         """Begin to watch for changes of drivers and uses."""
@@ -48,13 +48,14 @@ class RunningHost:
         """What the host uses now, read anew in a thread; never raises.
 
         What becomes unknown is looked at again for `SETTLE_S` before it is told: a stick that was just
-        plugged in must not have every device of the host refused until udev has seen it.
+        plugged in must not have every device of the host refused until udev has seen it. The first answer
+        does not wait: the service must start on a host whose gaps stay.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_S
         while True:
             found = await asyncio.to_thread(read_uses, self._tree)
-            if set(found.unknown) <= set(self._unknown) or loop.time() >= until:
+            if self._unknown is None or set(found.unknown) <= set(self._unknown) or loop.time() >= until:
                 self._unknown = found.unknown
                 return found
             await asyncio.sleep(_LOOK_AGAIN_S)

@@ -49,9 +49,19 @@ async def test_a_gap_that_stays_is_told_and_then_waited_for_no_more(
     host: RunningHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "SETTLE_S", 0.15)
-    reads = answers(monkeypatch, GAP)
+    reads = answers(monkeypatch, WHOLE, GAP)
+    assert await host.uses() == WHOLE
     assert await host.uses() == GAP
     before = len(reads)
-    assert before > 1
+    assert before > 2
     assert await host.uses() == GAP
     assert len(reads) == before + 1
+
+
+async def test_the_first_answer_does_not_wait_for_a_gap_to_close(
+    host: RunningHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = answers(monkeypatch, GAP, WHOLE)
+    assert await host.uses() == GAP
+    assert len(reads) == 1
+    assert await host.uses() == WHOLE
