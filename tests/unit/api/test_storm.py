@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ class Client:
     def batches(self) -> list[tuple[float, Any]]:
         return [(time, one.change_batch) for time, one in self.messages if one.WhichOneof("event") == "change_batch"]
 
-    async def until(self, holds: Any) -> None:
+    def named(self) -> set[str]:
+        return {one.device.name for _, batch in self.batches() for one in batch.changes}
+
+    async def until(self, holds: Callable[[], object]) -> None:
         async with asyncio.timeout(20):
             while not holds():
                 self.written.clear()
@@ -45,8 +50,7 @@ async def test_256_devices_in_a_burst(tmp_path: Path) -> None:
         for document in documents:
             names.add(m.sim.controls.plug_device(document))
             await asyncio.sleep(0.001)
-        seen = lambda: {one.device.name for _, batch in client.batches() for one in batch.changes}  # noqa: E731
-        await client.until(lambda: seen() >= names)
+        await client.until(lambda: client.named() >= names)
         times = [time for time, _ in client.batches()]
         # The loop's clock and its timers differ by a little.
         assert all(
