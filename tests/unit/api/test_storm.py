@@ -53,9 +53,7 @@ async def test_256_devices_in_a_burst(tmp_path: Path) -> None:
         await client.until(lambda: client.named() >= names)
         times = [time for time, _ in client.batches()]
         # The loop's clock and its timers differ by a little.
-        assert all(
-            later - earlier >= BATCH_INTERVAL_S - 0.005 for earlier, later in zip(times, times[1:], strict=False)
-        )
+        assert all(later - earlier >= BATCH_INTERVAL_S - 0.005 for earlier, later in pairwise(times))
         assert len(client.batches()[0][1].changes) < len(names)  # the first did not wait for the rest
         last = {one.device.name: one.device for _, batch in client.batches() for one in batch.changes}
         assert all(last[name].eligibility.available for name in names)
