@@ -73,7 +73,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def _content(path: Path) -> bytes:
-    with open(path, "rb", opener=_open) as file:  # noqa: PTH123  pathlib takes no opener
+    with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise PolicyError("is no regular file")
         content = file.read(MOST_BYTES + 1)
