@@ -17,7 +17,7 @@ from hostdevd.core.store import Store
 log = structlog.get_logger()
 
 MOST_BYTES = 64 * 1024
-"""Some thousand rules: every device is compared with every one of them."""
+"""Far more than rules need; what is larger is something else."""
 
 
 class PolicyFile:

@@ -9,7 +9,7 @@ from hostdevd.api.requests import text, texts
 from hostdevd.core.errors import invalid_field
 from hostdevd.core.graph import iommu_group_of
 from hostdevd.core.groups import affected
-from hostdevd.core.matching import has_class, has_id, read_class, read_id
+from hostdevd.core.matching import Values, class_of, id_of, read_class, read_id
 from hostdevd.core.planner import find_device
 from hostdevd.core.store import Store
 from hostdevd.core.views import DeviceView
@@ -33,11 +33,11 @@ def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
                 raise invalid_field(f"filter.types[{index}]", f"must be one of {', '.join(sorted(TYPES))}")
         yield lambda view: view.node.type in types
     if given.ids:
-        ids = tuple(_read("filter.ids", given.ids, read_id))
-        yield lambda view: any(has_id(view.node, wanted) for wanted in ids)
+        ids = Values.of(_read("filter.ids", given.ids, read_id))
+        yield lambda view: ids.fit(id_of(view.node))
     if given.pci_classes:
-        prefixes = tuple(_read("filter.pci_classes", given.pci_classes, read_class))
-        yield lambda view: any(has_class(view.node, prefix) for prefix in prefixes)
+        classes = Values.of(_read("filter.pci_classes", given.pci_classes, read_class))
+        yield lambda view: classes.fit(class_of(view.node))
     if given.drivers:
         drivers = frozenset(texts("filter.drivers", given.drivers))
         yield lambda view: view.driver in drivers

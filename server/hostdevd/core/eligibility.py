@@ -12,7 +12,7 @@ from hostdevd.core.addresses import PciAddress
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
 from hostdevd.core.model import ASSIGNABLE, HostUse, HostUseKind, NodeDevice, PciFacts, Reason
-from hostdevd.core.policy import NO_POLICY, Candidate, Policy
+from hostdevd.core.policy import NO_POLICY, Policy, Traits, traits
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
 
 _MASS_STORAGE = 0x01
@@ -46,7 +46,7 @@ class Surroundings:
 
     `uses`: by device name, what the host does with that very device. `unknown`: device types whose use
     could not be read, with the message. `overrides`: driver_override by device name. `uids` and `drivers`,
-    by device name, are what the policy's rules look at, see `Candidate`.
+    by device name, are what the policy's rules look at, see `traits`.
     """
 
     graph: DeviceGraph
@@ -296,7 +296,9 @@ def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reaso
 
 
 def _policy_denied(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
-    for rule in around.policy.denying(_candidate(around, device)):
+    if not around.policy.deny:
+        return
+    for rule in around.policy.denying(_traits(around, device)):
         why = f": {rule.comment}" if rule.comment else ""
         yield Reason(
             "POLICY_DENIED",
@@ -309,12 +311,12 @@ def _policy_denied(around: Surroundings, device: NodeDevice) -> Iterator[Reason]
 # --- the policy ----------------------------------------------------------------------------------------
 
 
-def _candidate(around: Surroundings, device: NodeDevice) -> Candidate:
-    return Candidate(device, around.uids.get(device.name, ""), around.drivers.get(device.name))
+def _traits(around: Surroundings, device: NodeDevice) -> Traits:
+    return traits(device, around.uids.get(device.name, ""), around.drivers.get(device.name))
 
 
 def _is_allowed(around: Surroundings, device: NodeDevice) -> bool:
-    return around.policy.allows(_candidate(around, device))
+    return around.policy.allows(_traits(around, device))
 
 
 def _unless_allowed(rule: Rule) -> Rule:

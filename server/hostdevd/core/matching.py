@@ -1,16 +1,18 @@
 """How devices are selected by id, class and address: one notation for the API's filter and the policy file.
 
-Each `read_...` takes what somebody wrote and returns it in normal form, or raises ValueError with the words
-`must look like ...`; each `has_...` compares a device with a value in normal form.
+Each `read_...` takes what somebody wrote and returns it in normal form, where a `*` at the end stands for
+anything, or raises ValueError with the words `must look like ...`. Each `..._of` tells a device's own text,
+empty where it has none; `Values` compares the two.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress, UsbAddress
-from hostdevd.core.graph import source_of
-from hostdevd.core.model import MdevFacts, NodeDevice, PciFacts, UsbFacts
+from hostdevd.core.model import NodeDevice, PciFacts, ScsiFacts, UsbFacts
 
 _ID = re.compile(r"[0-9a-f]{4}:([0-9a-f]{4}|\*)", re.IGNORECASE)
 _CLASS = re.compile(r"(0x)?[0-9a-f]{1,6}", re.IGNORECASE)
@@ -21,6 +23,27 @@ _SCSI = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 _LAST_SLOT = 0x1F
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Alternatives: texts, and beginnings of texts. What is empty fits none of them."""
+
+    exact: frozenset[str]
+    beginnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Values:
+        """From values in normal form."""
+        given = tuple(values)
+        return cls(
+            frozenset(value for value in given if not value.endswith("*")),
+            tuple(value[:-1] for value in given if value.endswith("*")),
+        )
+
+    def fit(self, text: str) -> bool:
+        """Whether any of them fits; as quick with a thousand values as with one."""
+        return text in self.exact or text.startswith(self.beginnings)
+
+
 def read_id(text: str) -> str:
     """Vendor and product: `8086:100e`, or `8086:*` for all of a vendor."""
     if not _ID.fullmatch(text):
@@ -29,10 +52,10 @@ def read_id(text: str) -> str:
 
 
 def read_class(text: str) -> str:
-    """The beginning of a PCI class code: `03`, `0c0330`, `0x0c03`."""
+    """The beginning of a PCI class code: `03`, `0c0330`, `0x0c03`; all six digits are one too."""
     if not _CLASS.fullmatch(text):
         raise ValueError("must look like up to six hexadecimal digits")
-    return text.lower().removeprefix("0x")
+    return text.lower().removeprefix("0x") + "*"
 
 
 def read_address(text: str) -> str:
@@ -47,28 +70,22 @@ def read_address(text: str) -> str:
     return normal
 
 
-def has_id(device: NodeDevice, wanted: str) -> bool:
-    """Whether a PCI function or USB device is of this vendor and product."""
+def id_of(device: NodeDevice) -> str:
+    """Vendor and product of a PCI function or USB device."""
     facts = device.facts
-    if not isinstance(facts, PciFacts | UsbFacts):
-        return False
-    return _fits(f"{facts.vendor_id:04x}:{facts.product_id:04x}", wanted)
+    return f"{facts.vendor_id:04x}:{facts.product_id:04x}" if isinstance(facts, PciFacts | UsbFacts) else ""
 
 
-def has_class(device: NodeDevice, prefix: str) -> bool:
-    """Whether the class of a PCI function begins so; one that libvirt does not tell never does."""
+def class_of(device: NodeDevice) -> str:
+    """The six digits of a PCI function's class, where libvirt tells it."""
     facts = device.facts
-    return isinstance(facts, PciFacts) and facts.class_code is not None and f"{facts.class_code:06x}".startswith(prefix)
+    return f"{facts.class_code:06x}" if isinstance(facts, PciFacts) and facts.class_code is not None else ""
 
 
-def has_address(device: NodeDevice, wanted: str) -> bool:
-    """Whether a PCI function, USB device or LUN is there now; the number of colons keeps them apart."""
-    source = source_of(device)
-    return source is not None and not isinstance(device.facts, MdevFacts) and _fits(str(source), wanted)
-
-
-def _fits(found: str, wanted: str) -> bool:
-    return found.startswith(wanted[:-1]) if wanted.endswith("*") else found == wanted
+def address_of(device: NodeDevice) -> str:
+    """Where a PCI function, USB device or LUN is now; the number of colons keeps them apart."""
+    facts = device.facts
+    return str(facts.address) if isinstance(facts, PciFacts | UsbFacts | ScsiFacts) else ""
 
 
 def _pci(text: str) -> str | None:

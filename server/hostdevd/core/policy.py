@@ -21,41 +21,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from hostdevd.core.matching import has_address, has_class, has_id, read_address, read_class, read_id
+from hostdevd.core.matching import Values, address_of, class_of, id_of, read_address, read_class, read_id
 from hostdevd.core.model import ASSIGNABLE, NodeDevice
 
 NAME_CHARACTERS = 100
 COMMENT_CHARACTERS = 500
 """Bounds of what is repeated in every reason."""
+MOST_RULES = 500
+"""Every device is compared with every rule; the values of one rule cost nothing, so long lists belong there."""
+
+Traits = Mapping[str, str]
+"""What rules look at of one device: a text by the key of the matcher, empty where it has none."""
 
 
 class PolicyError(Exception):
     """A policy that makes no sense, in one line that names the rule and the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+def traits(device: NodeDevice, uid: str, driver: str | None) -> Traits:
     """A device as rules look at it.
 
     `driver` is the host's own: while hostdevd has the device bound to vfio-pci, the one that it took it from.
     """
-
-    node: NodeDevice
-    uid: str
-    driver: str | None
+    return {
+        "type": device.type,
+        "class": class_of(device),
+        "id": id_of(device),
+        "address": address_of(device),
+        "uid": uid,
+        "driver": driver or "",
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: `matchers` is the values, in normal form, by key."""
+    """One rule: `matchers` is the values by key."""
 
     name: str
-    matchers: tuple[tuple[str, tuple[str, ...]], ...]
+    matchers: tuple[tuple[str, Values], ...]
     comment: str = ""
 
-    def fits(self, candidate: Candidate) -> bool:
+    def fits(self, device: Traits) -> bool:
         """Values of one matcher are ORed, matchers ANDed."""
-        return all(any(_MATCHERS[key].fits(candidate, value) for value in values) for key, values in self.matchers)
+        for key, values in self.matchers:  # noqa: SIM110  it runs for all devices and rules: no generator
+            if not values.fit(device[key]):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +76,17 @@ class Policy:
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
 
-    def allows(self, candidate: Candidate) -> bool:
+    def allows(self, device: Traits) -> bool:
         """Whether an allow rule accepts what such a rule may accept."""
-        return any(rule.fits(candidate) for rule in self.allow)
+        return any(rule.fits(device) for rule in self.allow)
 
-    def denying(self, candidate: Candidate) -> Iterator[Rule]:
+    def denying(self, device: Traits) -> Iterator[Rule]:
         """Every deny rule that fits."""
-        return (rule for rule in self.deny if rule.fits(candidate))
+        return (rule for rule in self.deny if rule.fits(device))
 
 
 NO_POLICY = Policy()
 """Without a policy file: nothing is accepted, nothing denied."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Matcher:
-    """`read` brings a written value into normal form (ValueError: what would be right)."""
-
-    read: Callable[[str], str]
-    fits: Callable[[Candidate, str], bool]
 
 
 def _read_type(text: str) -> str:
@@ -93,18 +96,19 @@ def _read_type(text: str) -> str:
 
 
 def _read_exact(text: str) -> str:
-    if not text or text != text.strip() or not text.isprintable():
-        raise ValueError("must be plain text without spaces around it")
+    if not text or text != text.strip() or not text.isprintable() or "*" in text:
+        raise ValueError("must be the exact text, without * or spaces around it")
     return text
 
 
-_MATCHERS: Mapping[str, _Matcher] = {
-    "type": _Matcher(_read_type, lambda candidate, value: candidate.node.type == value),
-    "class": _Matcher(read_class, lambda candidate, value: has_class(candidate.node, value)),
-    "id": _Matcher(read_id, lambda candidate, value: has_id(candidate.node, value)),
-    "address": _Matcher(read_address, lambda candidate, value: has_address(candidate.node, value)),
-    "uid": _Matcher(_read_exact, lambda candidate, value: candidate.uid == value),
-    "driver": _Matcher(_read_exact, lambda candidate, value: candidate.driver == value),
+# How a written value is brought into normal form; ValueError says what would be right.
+_MATCHERS: Mapping[str, Callable[[str], str]] = {
+    "type": _read_type,
+    "class": read_class,
+    "id": read_id,
+    "address": read_address,
+    "uid": _read_exact,
+    "driver": _read_exact,
 }
 _KEYS = ("name", "comment", *_MATCHERS)
 
@@ -115,6 +119,8 @@ def parse_policy(document: Mapping[str, object]) -> Policy:
         if key not in {"allow", "deny"}:
             raise PolicyError(f"unknown key {key!r}; the file has [[allow]] and [[deny]]")
     policy = Policy(*(tuple(_rules(kind, document.get(kind, []))) for kind in ("allow", "deny")))
+    if len(policy.allow) + len(policy.deny) > MOST_RULES:
+        raise PolicyError(f"has more than {MOST_RULES} rules; put several values into one rule")
     names = set[str]()
     for kind, rule in (*(("allow", rule) for rule in policy.allow), *(("deny", rule) for rule in policy.deny)):
         if rule.name in names:
@@ -141,7 +147,7 @@ def _rule(kind: str, number: int, table: Mapping[str, object]) -> Rule:
     for key in table:
         if key not in _KEYS:
             raise PolicyError(f"{where}: unknown key {key!r}; known are {', '.join(_KEYS)}")
-    matchers = tuple((key, tuple(_values(f"{where}: {key}", key, table[key]))) for key in _MATCHERS if key in table)
+    matchers = tuple((key, Values.of(_values(f"{where}: {key}", key, table[key]))) for key in _MATCHERS if key in table)
     if not matchers:
         raise PolicyError(f"{where}: has no matcher; it needs one or more of {', '.join(_MATCHERS)}")
     return Rule(name, matchers, _text(f"{where}: comment", table.get("comment", ""), COMMENT_CHARACTERS))
@@ -169,7 +175,7 @@ def _values(where: str, key: str, given: object) -> Iterator[str]:
         if not isinstance(value, str):
             raise PolicyError(f"{where}: must be text, or a list of texts")
         try:
-            yield _MATCHERS[key].read(value)
+            yield _MATCHERS[key](value)
         except ValueError as error:
             shown = repr(value if len(value) <= NAME_CHARACTERS else f"{value[:NAME_CHARACTERS]}...")
             raise PolicyError(f"{where}: {shown} {error}") from None

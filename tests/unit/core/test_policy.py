@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostdevd.core.addresses import PciAddress
+from hostdevd.core.matching import Values
 from hostdevd.core.model import NodeDevice, PciFacts
-from hostdevd.core.policy import Candidate, Policy, PolicyError, Rule, parse_policy
+from hostdevd.core.policy import MOST_RULES, Policy, PolicyError, Rule, parse_policy, traits
 from unit.core.made import lun, mdev, pci, usb
 
 NIC = pci("05:01.0")
@@ -25,7 +26,7 @@ def rule(**matchers: object) -> Rule:
 
 def fits(device: NodeDevice, **matchers: object) -> bool:
     """Whether a rule fits a device with the uid `u-1` and the driver `e1000e`."""
-    return rule(**matchers).fits(Candidate(device, "u-1", "e1000e"))
+    return rule(**matchers).fits(traits(device, "u-1", "e1000e"))
 
 
 def refusal(text: str) -> str:
@@ -56,11 +57,11 @@ def test_a_file_has_allow_and_deny_rules_with_name_comment_and_matchers() -> Non
         )
     )
     assert policy == Policy(
-        allow=(Rule("serial", (("class", ("0700",)),)),),
+        allow=(Rule("serial", (("class", Values.of(["0700*"])),)),),
         deny=(
             Rule(
                 "management",
-                (("id", ("8086:1533", "8086:1521")), ("address", ("0000:05:*",))),
+                (("id", Values.of(["8086:1533", "8086:1521"])), ("address", Values.of(["0000:05:*"]))),
                 "how the host is reached",
             ),
         ),
@@ -79,6 +80,7 @@ def test_an_error_names_the_rule_and_the_key() -> None:
     assert 'deny rule "lan": driver: ' in refusal(f'{named}driver = ["e1000e", 1]')
     assert 'deny rule "lan": driver: ' in refusal(f"{named}driver = []")
     assert 'deny rule "lan": driver: ' in refusal(f'{named}driver = ""')
+    assert 'deny rule "lan": uid: ' in refusal(f'{named}uid = "dev-*"')
     assert 'deny rule "lan": has no matcher' in refusal(named)
     assert 'deny rule "lan": comment: ' in refusal(f'{named}driver = "x"\ncomment = 1')
     assert 'deny rule "lan": comment: ' in refusal(f'{named}driver = "x"\ncomment = "{"x" * 501}"')
@@ -105,6 +107,15 @@ def test_what_is_neither_allow_nor_deny_is_refused() -> None:
     assert "allow: must be a list" in refusal('[allow]\nname = "one"')
     assert "deny: must be a list" in refusal('deny = "all"')
     assert "deny rule 1: must be a table" in refusal('deny = ["all"]')
+
+
+def test_rules_are_bounded() -> None:
+    def rules(count: int) -> list[dict[str, str]]:
+        return [{"name": f"rule {number}", "class": "07"} for number in range(count)]
+
+    assert len(parse_policy({"deny": rules(MOST_RULES)}).deny) == MOST_RULES
+    with pytest.raises(PolicyError, match="more than"):
+        parse_policy({"allow": [{"name": "one", "class": "07"}], "deny": rules(MOST_RULES)})
 
 
 def test_line_breaks_of_a_comment_become_spaces() -> None:
@@ -158,7 +169,7 @@ def test_any_value_of_a_matcher_is_taken_or_refused(key: str, value: str) -> Non
     except PolicyError:
         return
     for device in (NIC, usb("stick", 5), lun("lun"), mdev("mdev", NIC.name)):
-        found.fits(Candidate(device, "u-1", None))
+        found.fits(traits(device, "u-1", None))
 
 
 # --- matching ------------------------------------------------------------------------------------------
@@ -221,4 +232,4 @@ def test_uid_and_driver_are_exact() -> None:
 
 
 def test_without_a_driver_no_rule_on_drivers_fits() -> None:
-    assert not rule(driver=["e1000e", "None"]).fits(Candidate(NIC, "u-1", None))
+    assert not rule(driver=["e1000e", "None"]).fits(traits(NIC, "u-1", None))
