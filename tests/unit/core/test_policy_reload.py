@@ -100,6 +100,15 @@ async def test_what_is_held_when_it_is_denied_stays_and_can_be_given_back(tmp_pa
         assert on.driver("nic_single") == "e1000e"
 
 
+@pytest.mark.parametrize(("device", "back"), [("pci_0000_00_01_0", []), ("pci_0000_14_00_0", ["DRIVER_NOT_RESTORED"])])
+async def test_what_is_accepted_is_attached_and_given_back(tmp_path: Path, device: str, back: list[str]) -> None:
+    """The boot console; and a driver_override, which libvirt clears, so that the kernel's own driver follows."""
+    async with machine(tmp_path, policy=allow(type="pci")) as on:
+        held = await on.attach(Shape(device))
+        assert held.state is AssignmentState.ATTACHED
+        assert [one.code for one in (await on.detach(held.name)).conditions] == back
+
+
 # --- drivers that hostdevd itself changes ----------------------------------------------------------------
 
 
