@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sysroot": given.sysroot,
         "reflection": False if given.no_reflection else None,
         "profile": given.profile,
+        "policy": given.policy,
     }
     try:
         config = from_environment(options, given.config)
@@ -63,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--sysroot", metavar="DIR", help="root below which /sys and /proc are read (default /)")
     serve.add_argument("--profile", choices=sorted(PROFILES), help="PCI classes that may be assigned (default default)")
+    serve.add_argument(
+        "--policy", metavar="FILE", help="TOML file of rules that allow and deny devices; read again on SIGHUP"
+    )
     serve.add_argument("--no-reflection", action="store_true", help="switch gRPC reflection off")
     return parser
 

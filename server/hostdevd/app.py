@@ -29,12 +29,14 @@ from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identities
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import Check, CheckCode, CheckStatus
+from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
 from hostdevd.ops.clock import SystemClock
+from hostdevd.policy_file import PolicyFile
 
 log = structlog.get_logger()
 
@@ -104,6 +106,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     clock: Clock,
     *,
     profile: str = "default",
+    policy: Policy = NO_POLICY,
     delays: Delays | None = None,
     pace: Pace | None = None,
 ) -> AsyncIterator[Core]:
@@ -117,7 +120,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         driver=ports.host.driver, identity=ports.host.identity, block_paths=ports.host.block_paths, now=clock.now
     )
     identities = Identities(loaded.identities)
-    store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision)
+    store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision, policy=policy)
     sync = Sync(store, ports.hypervisor, ports.host, clock, pace)
     effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays)
     engine = Engine(store, sync, effects, journal, ports.host, clock)
@@ -177,16 +180,21 @@ class _Saver:
 
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. `announce` gets each address once calls are answered."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the policy file again.
+
+    `announce` gets each address once calls are answered.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # first: the start ends cleanly too
         loop.add_signal_handler(number, stop.set)
+    policy_file = PolicyFile(config.policy)
+    loop.add_signal_handler(signal.SIGHUP, policy_file.read_again)
     clock = SystemClock()
     addresses = tuple(parse_address(text) for text in config.listen)
     with claimed(addresses), _state_dir(config.state_dir):
         ports = open_ports(config, clock)
-        await serve_ports(ports, clock, config, addresses, announce, stop.wait)
+        await serve_ports(ports, clock, config, addresses, announce, stop.wait, policy_file=policy_file)
 
 
 async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
@@ -197,9 +205,12 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     announce: Callable[[str], None],
     until: Callable[[], Awaitable[object]],
     delays: Delays | None = None,
+    policy_file: PolicyFile | None = None,
 ) -> None:
     """Serve these ports at these addresses until `until` returns, then drain."""
-    async with run_core(ports, config.state_dir, clock, profile=config.profile, delays=delays) as core:
+    policy_file = policy_file or PolicyFile(config.policy)
+    policy = await policy_file.read()
+    async with run_core(ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays) as core:
         hub = Hub(core.store, core.sync)
         health = Health()
         seam = ErrorSeam()
@@ -214,7 +225,10 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         )
         server = build_server(context, health, seam, with_reflection=config.reflection)
         bound = [bind(server, address) for address in addresses]
-        follower = asyncio.create_task(_follow_health(core.sync, health), name="health")
+        followers = (
+            asyncio.create_task(_follow_health(core.sync, health), name="health"),
+            asyncio.create_task(policy_file.follow(core.store), name="policy"),
+        )
         try:
             await server.start()
             for address in bound:
@@ -222,8 +236,9 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             await until()
             log.info("shutting down")
         finally:
-            follower.cancel()
-            await asyncio.gather(follower, return_exceptions=True)
+            for follower in followers:
+                follower.cancel()
+            await asyncio.gather(*followers, return_exceptions=True)
             core.engine.stop_accepting()
             await health.shutdown()
             await hub.drain(DRAIN_S)
@@ -317,7 +332,7 @@ def run(config: Config) -> int:
 
     try:
         asyncio.run(serve(config, announce))
-    except (StartError, ListenError, ConfigError) as error:
+    except (StartError, ListenError, ConfigError, PolicyError) as error:
         print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
         return 1
     return 0

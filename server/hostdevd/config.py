@@ -32,6 +32,7 @@ class Config:
     sysroot: Path = Path("/")
     reflection: bool = True
     profile: str = "default"
+    policy: Path | None = None
 
 
 # Option, key in the file (dots are tables), environment variable.
@@ -43,6 +44,7 @@ _KEYS = {
     "sysroot": ("sysroot", "HOSTDEVD_SYSROOT"),
     "reflection": ("reflection", "HOSTDEVD_REFLECTION"),
     "profile": ("eligibility.profile", "HOSTDEVD_ELIGIBILITY_PROFILE"),
+    "policy": ("eligibility.policy", "HOSTDEVD_ELIGIBILITY_POLICY"),
 }
 
 
@@ -113,7 +115,9 @@ def _convert(option: str, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, str):
         raise ConfigError(f"{where}: must be text")
-    if option in {"state_dir", "sysroot"}:
+    if option == "policy" and not value:
+        raise ConfigError(f"{where}: must be the path of a file")
+    if option in {"state_dir", "sysroot", "policy"}:
         return Path(value)
     if option == "profile" and value not in PROFILES:
         raise ConfigError(f"{where}: must be one of {', '.join(sorted(PROFILES))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from hostdev.v1 import device_pb2
@@ -10,7 +9,7 @@ from hostdevd.api.requests import text, texts
 from hostdevd.core.errors import invalid_field
 from hostdevd.core.graph import iommu_group_of
 from hostdevd.core.groups import affected
-from hostdevd.core.model import PciFacts, UsbFacts
+from hostdevd.core.matching import Values, class_of, id_of, read_class, read_id
 from hostdevd.core.planner import find_device
 from hostdevd.core.store import Store
 from hostdevd.core.views import DeviceView
@@ -18,8 +17,6 @@ from hostdevd.core.views import DeviceView
 Matches = Callable[[DeviceView], bool]
 
 TYPES = frozenset(field.name for field in device_pb2.Device.DESCRIPTOR.oneofs_by_name["detail"].fields)
-_ID = re.compile(r"[0-9a-f]{4}:([0-9a-f]{4}|\*)", re.IGNORECASE)
-_CLASS = re.compile(r"(0x)?[0-9a-f]{1,6}", re.IGNORECASE)
 
 
 def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Matches:
@@ -36,12 +33,11 @@ def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
                 raise invalid_field(f"filter.types[{index}]", f"must be one of {', '.join(sorted(TYPES))}")
         yield lambda view: view.node.type in types
     if given.ids:
-        ids = tuple(_checked("filter.ids", given.ids, _ID, "8086:100e or 8086:*"))
-        yield lambda view: any(_fits(_id_of(view), wanted) for wanted in ids)
+        ids = Values.of(_read("filter.ids", given.ids, read_id))
+        yield lambda view: ids.fit(id_of(view.node))
     if given.pci_classes:
-        checked = _checked("filter.pci_classes", given.pci_classes, _CLASS, "up to six hexadecimal digits")
-        prefixes = tuple(prefix.removeprefix("0x") for prefix in checked)
-        yield lambda view: _class_of(view).startswith(prefixes)
+        classes = Values.of(_read("filter.pci_classes", given.pci_classes, read_class))
+        yield lambda view: classes.fit(class_of(view.node))
     if given.drivers:
         drivers = frozenset(texts("filter.drivers", given.drivers))
         yield lambda view: view.driver in drivers
@@ -60,13 +56,12 @@ def _relation_tests(store: Store, given: device_pb2.DeviceFilter, *, strict: boo
         yield _relation(store, text("filter.affected_by", given.affected_by), _is_affected, strict=strict)
 
 
-def _checked(field: str, values: object, pattern: re.Pattern[str], shape: str) -> list[str]:
-    found = []
+def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[str]:
     for index, value in enumerate(texts(field, values)):
-        if not pattern.fullmatch(value):
-            raise invalid_field(f"{field}[{index}]", f"must look like {shape}")
-        found.append(value.lower())
-    return found
+        try:
+            yield read(value)
+        except ValueError as error:
+            raise invalid_field(f"{field}[{index}]", str(error)) from None
 
 
 def _relation(store: Store, name: str, related: Callable[[Store, str, DeviceView], bool], *, strict: bool) -> Matches:
@@ -83,23 +78,3 @@ def _is_child(store: Store, parent: str, view: DeviceView) -> bool:
 def _is_affected(store: Store, device: str, view: DeviceView) -> bool:
     found = store.device(device)
     return found is not None and any(item.name == view.name for item in affected(store.graph, found.node))
-
-
-def _id_of(view: DeviceView) -> str | None:
-    facts = view.node.facts
-    if isinstance(facts, PciFacts | UsbFacts):
-        return f"{facts.vendor_id:04x}:{facts.product_id:04x}"
-    return None
-
-
-def _fits(found: str | None, wanted: str) -> bool:
-    if found is None:
-        return False
-    return found.startswith(wanted[:-1]) if wanted.endswith("*") else found == wanted
-
-
-def _class_of(view: DeviceView) -> str:
-    facts = view.node.facts
-    if isinstance(facts, PciFacts) and facts.class_code is not None:
-        return f"{facts.class_code:06x}"
-    return "-"

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
-from hostdevd.core.model import HostUse, NodeDevice, PciFacts, Reason
+from hostdevd.core.model import ASSIGNABLE, HostUse, HostUseKind, NodeDevice, PciFacts, Reason
+from hostdevd.core.policy import NO_POLICY, Policy, Traits, traits
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
 
 _MASS_STORAGE = 0x01
 _NETWORK = 0x02
-
-ASSIGNABLE = frozenset({"pci", "usb_device", "scsi", "mdev"})
 
 _USE_TEXT = {
     "MOUNT": "is mounted at {}",
@@ -46,7 +45,8 @@ class Surroundings:
     """What eligibility depends on besides libvirt's tree.
 
     `uses`: by device name, what the host does with that very device. `unknown`: device types whose use
-    could not be read, with the message. `overrides`: driver_override by device name.
+    could not be read, with the message. `overrides`: driver_override by device name. `uids` and `drivers`,
+    by device name, are what the policy's rules look at, see `traits`.
     """
 
     graph: DeviceGraph
@@ -54,8 +54,12 @@ class Surroundings:
     unknown: tuple[tuple[str, str], ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
     profile: Profile = DEFAULT
+    policy: Policy = NO_POLICY
+    uids: Mapping[str, str] = field(default_factory=dict)
+    drivers: Mapping[str, str | None] = field(default_factory=dict)
 
 
+_OR_POLICY = "or have the operator accept it by an allow rule of the policy file"
 _USE_REMEDY = {
     "MOUNT": "unmount {} if the host can do without it",
     "SWAP": "take it out of swap (swapoff) if the host can do without it",
@@ -66,7 +70,7 @@ _USE_REMEDY = {
     "TEAM_MEMBER": "take it out of {} (ip link set ... nomaster)",
     "GLOBAL_ADDRESS": "remove the address {} if the host is reached without it",
     "DEFAULT_ROUTE": "move the default route to another interface first",
-    "PRIMARY_CONSOLE": "the host's console is on it; boot with another one",
+    "PRIMARY_CONSOLE": f"the host's console is on it; boot with another one, {_OR_POLICY}",
 }
 
 Rule = Callable[[Surroundings, NodeDevice], Iterator[Reason]]
@@ -156,7 +160,7 @@ def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
             "PCI_CLASS",
             device.name,
             f"libvirt does not tell the class of {device.name}, so the profile {around.profile.name} cannot allow it",
-            "update libvirt",
+            f"update libvirt, {_OR_POLICY}",
         )
     elif not around.profile.allows(facts.class_code):
         yield Reason(
@@ -164,7 +168,7 @@ def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
             device.name,
             f"class 0x{facts.class_code:06x} ({class_name(facts.class_code)}) of {device.name} is refused by the "
             f"profile {around.profile.name}",
-            "assign another device; hostdevd serve --profile chooses which classes are allowed",
+            f"assign another device; hostdevd serve --profile chooses which classes are allowed, {_OR_POLICY}",
         )
 
 
@@ -202,6 +206,8 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
 def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
     for user in (device, *around.graph.descendants(device.name)):
         for use in around.uses.get(user.name, ()):
+            if use.kind is HostUseKind.PRIMARY_CONSOLE and _is_allowed(around, device):
+                continue
             text = _USE_TEXT[use.kind].format(use.detail).strip()
             yield Reason(
                 "HOST_IN_USE",
@@ -211,7 +217,8 @@ def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
             )
 
 
-def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+def _no_address(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    """Not for the policy to accept: without its facts, neither group nor host use could be judged at all."""
     if device.facts is None:
         yield Reason(
             "HOST_USE_UNKNOWN",
@@ -219,6 +226,9 @@ def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reas
             f"libvirt's description of {device.name} has no usable address",
             "see the device's conditions, and update libvirt",
         )
+
+
+def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
     if not around.unknown:
         return
     types = {device.type, *(child.type for child in around.graph.descendants(device.name))}
@@ -229,7 +239,7 @@ def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reas
                 "HOST_USE_UNKNOWN",
                 device.name,
                 f"whether the host uses {device.name} could not be read: {message}",
-                "see the check HOST_USES of `hostdevctl host`",
+                f"see the check HOST_USES of `hostdevctl host`, {_OR_POLICY}",
             )
 
 
@@ -281,20 +291,57 @@ def _driver_override(around: Surroundings, device: NodeDevice) -> Iterator[Reaso
             "DRIVER_OVERRIDE",
             device.name,
             f"driver_override of {device.name} is {override}; libvirt would clear it",
-            "clear it first: echo > driver_override in the device's directory of /sys/bus/pci/devices",
+            "clear it first: echo > driver_override in the device's directory of /sys/bus/pci/devices, " + _OR_POLICY,
         )
+
+
+def _policy_denied(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    if not around.policy.deny:
+        return
+    for rule in around.policy.denying(_traits(around, device)):
+        why = f": {rule.comment}" if rule.comment else ""
+        yield Reason(
+            "POLICY_DENIED",
+            device.name,
+            f'{device.name} is denied by the rule "{rule.name}" of the policy{why}',
+            "assign another device, or have the operator change the policy file (hostdevd reads it again on SIGHUP)",
+        )
+
+
+# --- the policy ----------------------------------------------------------------------------------------
+
+
+def _traits(around: Surroundings, device: NodeDevice) -> Traits:
+    return traits(device, around.uids.get(device.name, ""), around.drivers.get(device.name))
+
+
+def _is_allowed(around: Surroundings, device: NodeDevice) -> bool:
+    return around.policy.allows(_traits(around, device))
+
+
+def _unless_allowed(rule: Rule) -> Rule:
+    """A rule of which an allow rule of the policy takes the reasons away."""
+
+    def judged(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+        found = tuple(rule(around, device))
+        if found and not _is_allowed(around, device):
+            yield from found
+
+    return judged
 
 
 _STANDING_ALONE: tuple[Rule, ...] = (_type_not_assignable, _bridge, _usb_hub)
 _RULES: tuple[Rule, ...] = (
     _not_leaf,
     _covered_by_parent,
-    _pci_class,
+    _unless_allowed(_pci_class),
     _no_iommu,
     _has_child_functions,
     _host_in_use,
-    _host_use_unknown,
-    _driver_override,
+    _no_address,
+    _unless_allowed(_host_use_unknown),
+    _unless_allowed(_driver_override),
+    _policy_denied,
 )
 _ALONE = frozenset({"TYPE_NOT_ASSIGNABLE", "BRIDGE", "USB_HUB"})
 _AFTER_GROUP = frozenset({"DRIVER_OVERRIDE", "POLICY_DENIED"})

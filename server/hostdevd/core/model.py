@@ -39,6 +39,9 @@ class DeviceCondition:
 
 # --- devices -----------------------------------------------------------------------------------------
 
+ASSIGNABLE = frozenset({"pci", "usb_device", "scsi", "mdev"})
+"""The types of node devices that can be passed through."""
+
 
 @dataclass(frozen=True, slots=True)
 class PciFacts:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from hostdevd.core import eligibility as rules
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Assignment
+from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
@@ -31,6 +32,7 @@ from hostdevd.core.model import (
     NodeDevice,
     PciFacts,
 )
+from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
 from hostdevd.core.views import DeviceView, GroupView, group_view
@@ -52,10 +54,20 @@ class Store:
     `on_commit` is called after each commit that changed something, with the new revision.
     """
 
-    def __init__(self, senses: Senses, identities: Identities, profile: Profile, *, epoch: str, revision: int) -> None:
+    def __init__(  # noqa: PLR0913  what it begins with
+        self,
+        senses: Senses,
+        identities: Identities,
+        profile: Profile,
+        *,
+        epoch: str,
+        revision: int,
+        policy: Policy = NO_POLICY,
+    ) -> None:
         self._senses = senses
         self._identities = identities
         self._profile = profile
+        self._policy = policy
         self._uses_told = HostUses()
         self._uses: dict[str, tuple[HostUse, ...]] = {}
         self._domains: dict[str, Domain] = {}
@@ -169,6 +181,12 @@ class Store:
             self._dirty_devices.update(self.graph.nodes)
         self._uses_told = uses
         self._uses_stale = True
+
+    def put_policy(self, policy: Policy) -> None:
+        """Replace the operator's policy, which every device is judged by again; call within `change`."""
+        if policy != self._policy:
+            self._policy = policy
+            self._dirty_devices.update(self.graph.nodes)
 
     def look_again(self, names: Iterable[str]) -> None:
         """Read drivers of these devices again; call within `change`."""
@@ -381,7 +399,14 @@ class Store:
             self._drivers.pop(name, None)
         overrides = {name: state.override for name, state in drivers.items() if state.override}
         around = rules.Surroundings(
-            self.graph, self._uses_of_others(dirty), self._uses_told.unknown, overrides, self._profile
+            graph=self.graph,
+            uses=self._uses_of_others(dirty),
+            unknown=self._uses_told.unknown,
+            overrides=overrides,
+            profile=self._profile,
+            policy=self._policy,
+            uids={name: self._identities.uid(name) for name in drivers},
+            drivers={name: self._host_driver(name, state) for name, state in drivers.items()},
         )
         changes: list[Change[DeviceView]] = []
         for name in sorted(dirty):
@@ -421,6 +446,25 @@ class Store:
         if isinstance(node.facts, PciFacts):
             return self._senses.driver(node.facts.address)
         return DriverState(present=True, driver=node.driver)
+
+    def _host_driver(self, name: str, state: DriverState) -> str | None:
+        """The host's own driver of a device, by which the policy judges it.
+
+        While a guest has the device, or an operation works on it, hostdevd's record counts and not the
+        vfio-pci (or, for a moment, nothing) that is bound: else the verdict would change half-way.
+        """
+        bound = state.driver if state.present else self.graph.nodes[name].driver
+        if bound is not None and not is_vfio_driver(bound):
+            return bound
+        uid = self._identities.uid(name)
+        in_guest = any(holder.live for holder in self.holders_of(name))
+        for assignment in (self.assignments[claim] for claim in sorted(self._claims.get(uid, ()))):
+            if not (in_guest or assignment.live or assignment.state.in_flight):
+                continue  # only configured: what is bound is the host's choice
+            for device in assignment.devices:
+                if device.uid == uid and device.driver_known:
+                    return device.original_driver
+        return bound
 
     def _view(self, node: NodeDevice, state: DriverState, around: rules.Surroundings, revision: int) -> DeviceView:
         reasons = rules.reasons(around, node)

@@ -13,6 +13,7 @@ from hostdevd.app import Core, Ports, run_core
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
 from hostdevd.core.model import NodeDevice, PciFacts
 from hostdevd.core.plan import AttachRequest
+from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.release import DetachRequest
 from hostdevd.core.steps import Delays
 from hostdevd.core.sync import Pace
@@ -120,11 +121,13 @@ async def machine(
     before_call: BeforeCall | None = None,
     *,
     kept: bool = False,
+    policy: Policy = NO_POLICY,
 ) -> AsyncIterator[Machine]:
     """Run the core over a new simulated host, or over one that is `kept` in the directory."""
     clock = clock or FastClock()
     sim = simulate(clock, None, directory if kept else None, before_call)
-    async with run_core(Ports(sim.hypervisor, sim.host), directory, clock, delays=DELAYS, pace=PACE) as core:
+    ports = Ports(sim.hypervisor, sim.host)
+    async with run_core(ports, directory, clock, policy=policy, delays=DELAYS, pace=PACE) as core:
         # What survives the process is tested; what survives a power cut is SQLite's to keep.
         await core.journal._run(lambda: core.journal._db and core.journal._db.execute("PRAGMA synchronous = OFF"))
         await core.sync.synced.wait()
