@@ -241,9 +241,9 @@ def _distribution() -> str:
     return next((name for name in " ".join(names).split() if name in NEWER_SUITES), "")
 
 
-def kept(directory: Path = CACHE) -> list[str]:
+def kept(directory: Path | None = None) -> list[str]:
     """The versions that are there, oldest first."""
-    return sorted((path.name for path in directory.glob("[0-9]*") if path.is_dir()), key=_order)
+    return sorted((path.name for path in (directory or CACHE).glob("[0-9]*") if path.is_dir()), key=_order)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from corpus import fetch
 from corpus.fetch import FetchFailed, Sources, kept, unpack
 
 LINES = """# deb http://disabled.example/debian old main
@@ -98,3 +99,13 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(FetchFailed):
         unpack(archive, tmp_path / "out")
+
+
+def test_a_registry_without_the_package_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetch, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(Sources, "of_the_machine", lambda: Sources({}))
+    assert fetch.main([]) == 1
+    assert "cannot be fetched" in capsys.readouterr().err
+    assert kept() == []
