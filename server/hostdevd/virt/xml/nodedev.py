@@ -11,7 +11,7 @@ from lxml import etree
 from hostdevd.core.model import ConditionCode, DeviceCondition, NodeDevice
 from hostdevd.virt.xml import nodedev_facts
 from hostdevd.virt.xml.nodedev_derived import number
-from hostdevd.virt.xml.nodedev_rules import ADDRESS_ATTRIBUTES, Address, Detail, Field, Node, pci_address
+from hostdevd.virt.xml.nodedev_rules import ADDRESS_ATTRIBUTES, Address, Detail, Field, Message, Node, pci_address
 from hostdevd.virt.xml.nodedev_table import BY_CAPABILITY, Compiled
 from hostdevd.virt.xml.parser import XmlInvalid, parse
 
@@ -225,10 +225,7 @@ class _Reading:
             self._other(child)
             return
         below: Detail = {}
-        if message.many:
-            _append(into, message.name, below)
-        else:
-            into[message.name] = below
+        _put(into, message, below)
         self._read(child, step, below)
         if message.derive is not None:
             message.derive(below)
@@ -242,12 +239,8 @@ class _Reading:
         except ValueError as error:
             self._fault(f"{element.tag} {key}".strip(), rule.name, text, error)
             return False
-        if value is None:
-            return True
-        if rule.many:
-            _append(into, rule.name, value)
-        else:
-            into[rule.name] = value
+        if value is not None:
+            _put(into, rule, value)
         return True
 
     def _address(self, element: etree._Element, rule: Address, into: Detail) -> bool:
@@ -258,10 +251,7 @@ class _Reading:
         except ValueError as error:
             self._fault(str(element.tag), rule.name, _xml(element), error)
             return False
-        if rule.many:
-            _append(into, rule.name, value)
-        else:
-            into[rule.name] = value
+        _put(into, rule, value)
         return ADDRESS_ATTRIBUTES.issuperset(element.keys())
 
     def _fault(self, place: str, name: str, text: str, error: ValueError) -> None:
@@ -282,8 +272,11 @@ def _shown(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
 
 
-def _append(into: Detail, name: str, value: object) -> None:
-    found = into.setdefault(name, [])
+def _put(into: Detail, rule: Field | Address | Message, value: object) -> None:
+    if not rule.many:
+        into[rule.name] = value
+        return
+    found = into.setdefault(rule.name, [])
     if isinstance(found, list):
         found.append(value)
 
