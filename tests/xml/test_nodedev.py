@@ -316,6 +316,17 @@ def test_a_mediated_device_that_is_not_started_is_in_no_group() -> None:
     assert node_device(read("mdev_inactive")).facts == MdevFacts(MdevUuid("d2441d39-495e-4243-ad9f-beb3f14c23d9"))
 
 
+@pytest.mark.parametrize("separator", ["_", "-"])
+def test_an_old_libvirt_tells_the_uuid_by_the_name_alone(separator: str) -> None:
+    uuid = "ee0b88c4-f554-4dc1-809d-b2a01e8e48ad"
+    name = f"mdev_{uuid.replace('-', separator)}"
+    xml = f"<device><name>{name}</name><capability type='mdev'><type id='t'/></capability></device>"
+    device = node_device(xml)
+    assert device.facts == MdevFacts(MdevUuid(uuid))
+    assert device.conditions == ()
+    assert node_device(xml.replace(name, "mdev_odd")).conditions[0].message.endswith("has no usable address")
+
+
 def test_a_header_type_is_told_only_where_libvirt_tells_the_class() -> None:
     assert "header_type" not in node_device(read("pci_old")).detail
     assert node_device(read("pci")).detail["header_type"] == "endpoint"
