@@ -178,15 +178,9 @@ Connect = Callable[[str], AbstractAsyncContextManager[tuple["LibvirtPort", Recor
 @pytest.fixture
 def connect() -> Connect:
     """A port on a URI, started, that has connected."""
-    from hostdevd.core.model import NodeDevice  # noqa: PLC0415
     from hostdevd.core.ports import Connected  # noqa: PLC0415
     from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
-    from hostdevd.virt.xml.parser import parse  # noqa: PLC0415
-
-    def node_device(xml: str) -> NodeDevice:
-        # The port's own part is to read and to hand on; what is in it is another module's.
-        root = parse(xml)
-        return NodeDevice(name=root.findtext("name", ""), type="other", parent=root.findtext("parent"))
+    from hostdevd.virt.xml.nodedev import node_device  # noqa: PLC0415
 
     @asynccontextmanager
     async def connected(uri: str) -> AsyncIterator[tuple[LibvirtPort, Recorder]]:

@@ -50,7 +50,7 @@ async def test_a_read_that_loses_the_daemon_is_no_short_list(daemon: Daemon, rec
     from hostdevd.core.model import NodeDevice  # noqa: PLC0415
     from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
 
-    def kill_when_reading(_: str) -> NodeDevice:
+    def kill_when_reading(_xml: str, _name: str) -> NodeDevice:
         daemon.kill()
         return NodeDevice(name="the first", type="other")
 

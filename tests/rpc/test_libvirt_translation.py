@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hostdevd.core.model import ConditionCode, NodeDevice, VmState
+from hostdevd.core.model import ConditionCode, VmState
 from hostdevd.core.ports import (
     DeviceRemovalFailed,
     DeviceRemoved,
@@ -18,7 +18,7 @@ from hostdevd.core.ports import (
     HypervisorError,
     NodeDeviceChanged,
 )
-from hostdevd.virt.xml.parser import XmlInvalid
+from hostdevd.virt.xml.nodedev import node_device
 
 libvirt = pytest.importorskip("libvirt")
 calls = pytest.importorskip("hostdevd.virt.calls")
@@ -64,7 +64,7 @@ class Device:
         return "pci_0000_05_00_0"
 
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
-        return "<device/>"
+        return "<device>"
 
 
 class Connection:
@@ -147,10 +147,7 @@ def test_managed_save_is_told() -> None:
 
 
 def test_a_device_that_cannot_be_read_is_listed_with_a_condition() -> None:
-    def refuse(_: str) -> NodeDevice:
-        raise XmlInvalid("no")
-
-    device = reading.read_node_device(link(), Device(), refuse)
+    device = reading.read_node_device(link(), Device(), node_device)
     assert device.name == "pci_0000_05_00_0"
     assert [condition.code for condition in device.conditions] == [ConditionCode.XML_INVALID]
 

@@ -21,6 +21,12 @@ class PciAddress:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
     @classmethod
+    def of(cls, domain: int, bus: int, slot: int, function: int) -> PciAddress | None:
+        """The address of these numbers, None when one is out of its range."""
+        fits = domain <= 0xFFFFFFFF and bus <= 0xFF and slot <= 0x1F and function <= 0x7  # noqa: PLR2004
+        return cls(domain, bus, slot, function) if fits and min(domain, bus, slot, function) >= 0 else None
+
+    @classmethod
     def parse(cls, text: str) -> PciAddress:
         """Read `0000:05:01.0`; ValueError for anything else."""
         match = _PCI.fullmatch(text)

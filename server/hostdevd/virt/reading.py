@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 
 import libvirt
 
-from hostdevd.core.model import ConditionCode, DeviceCondition, Domain, HypervisorInfo, NodeDevice, Vm, VmState
+from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice, Vm, VmState
 from hostdevd.core.ports import HypervisorError, NoSuchObject
 from hostdevd.virt.calls import Link
 from hostdevd.virt.handles import DomainHandle, NodeDeviceHandle
 from hostdevd.virt.xml.capabilities import host_uuid
 from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
-from hostdevd.virt.xml.parser import XmlInvalid
 
-ParseNodeDevice = Callable[[str], NodeDevice]
+ParseNodeDevice = Callable[[str, str], NodeDevice]
+"""The XML and libvirt's name of the device to the device. It never fails: see `xml.nodedev`."""
 
 _ACTIVE: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_NOSTATE: VmState.RUNNING,
@@ -33,12 +33,7 @@ _LIVE_XML_TRIES = 3
 
 def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevice) -> NodeDevice:
     """One device; what libvirt says of it but cannot be read is a condition, not a gap in the list."""
-    xml = link.call(device.XMLDesc)
-    try:
-        return parse(xml)
-    except XmlInvalid as error:
-        fault = DeviceCondition(ConditionCode.XML_INVALID, str(error))
-        return NodeDevice(name=link.call(device.name), type="other", conditions=(fault,))
+    return parse(link.call(device.XMLDesc), link.call(device.name))
 
 
 def read_domain(link: Link, domain: DomainHandle) -> Domain:

@@ -43,8 +43,12 @@ def on_a_terminal(argv: list[str], environment: dict[str, str], typed: bytes = b
     process = subprocess.Popen([*HOSTDEVCTL, *argv], env=environment, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     shown = b""
+    interrupted = False
     while True:
-        ready, _, _ = select.select([master], [], [], 20)
+        ready, _, _ = select.select([master], [], [], 0.5 if interrupted else 20)
+        if interrupted and not ready and process.poll() is None:
+            process.send_signal(signal.SIGINT)  # the first came after the question and before the reading of the answer
+            continue
         try:
             chunk = os.read(master, 65536) if ready else b""
         except OSError:  # the terminal's other end is closed
@@ -55,6 +59,7 @@ def on_a_terminal(argv: list[str], environment: dict[str, str], typed: bytes = b
         if typed and b"[y/N]" in shown:
             if typed == CTRL_C:  # this terminal controls no process that it could signal
                 process.send_signal(signal.SIGINT)
+                interrupted = True
             else:
                 os.write(master, typed)
             typed = b""

@@ -1747,6 +1747,7 @@ class StorageDetail(_message.Message):
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
     REMOVABLE_FIELD_NUMBER: _builtins.int
     HOTPLUGGABLE_FIELD_NUMBER: _builtins.int
+    WWN_FIELD_NUMBER: _builtins.int
     block: _builtins.str
     """The block device, for example `/dev/sda`."""
     bus: _builtins.str
@@ -1767,6 +1768,10 @@ class StorageDetail(_message.Message):
     """The number of logical blocks. Absent when unknown."""
     hotpluggable: _builtins.bool
     """The drive itself can be plugged in and out."""
+    wwn: _builtins.str
+    """The drive's world-wide name as udev's links have it, for example
+    `0x5002538e40b1c2d3`. Absent when there is none.
+    """
     @_builtins.property
     def removable(self) -> Global___StorageRemovable:
         """Present on a drive with removable media."""
@@ -1785,10 +1790,11 @@ class StorageDetail(_message.Message):
         num_blocks: _builtins.int | None = ...,
         removable: Global___StorageRemovable | None = ...,
         hotpluggable: _builtins.bool = ...,
+        wwn: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bus", b"_bus", "_drive_type", b"_drive_type", "_logical_block_size", b"_logical_block_size", "_model", b"_model", "_num_blocks", b"_num_blocks", "_removable", b"_removable", "_serial", b"_serial", "_size", b"_size", "_vendor", b"_vendor", "bus", b"bus", "drive_type", b"drive_type", "logical_block_size", b"logical_block_size", "model", b"model", "num_blocks", b"num_blocks", "removable", b"removable", "serial", b"serial", "size", b"size", "vendor", b"vendor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bus", b"_bus", "_drive_type", b"_drive_type", "_logical_block_size", b"_logical_block_size", "_model", b"_model", "_num_blocks", b"_num_blocks", "_removable", b"_removable", "_serial", b"_serial", "_size", b"_size", "_vendor", b"_vendor", "_wwn", b"_wwn", "bus", b"bus", "drive_type", b"drive_type", "logical_block_size", b"logical_block_size", "model", b"model", "num_blocks", b"num_blocks", "removable", b"removable", "serial", b"serial", "size", b"size", "vendor", b"vendor", "wwn", b"wwn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bus", b"_bus", "_drive_type", b"_drive_type", "_logical_block_size", b"_logical_block_size", "_model", b"_model", "_num_blocks", b"_num_blocks", "_removable", b"_removable", "_serial", b"_serial", "_size", b"_size", "_vendor", b"_vendor", "block", b"block", "bus", b"bus", "drive_type", b"drive_type", "hotpluggable", b"hotpluggable", "logical_block_size", b"logical_block_size", "model", b"model", "num_blocks", b"num_blocks", "removable", b"removable", "serial", b"serial", "size", b"size", "vendor", b"vendor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bus", b"_bus", "_drive_type", b"_drive_type", "_logical_block_size", b"_logical_block_size", "_model", b"_model", "_num_blocks", b"_num_blocks", "_removable", b"_removable", "_serial", b"_serial", "_size", b"_size", "_vendor", b"_vendor", "_wwn", b"_wwn", "block", b"block", "bus", b"bus", "drive_type", b"drive_type", "hotpluggable", b"hotpluggable", "logical_block_size", b"logical_block_size", "model", b"model", "num_blocks", b"num_blocks", "removable", b"removable", "serial", b"serial", "size", b"size", "vendor", b"vendor", "wwn", b"wwn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bus: _TypeAlias = _typing.Literal["bus"]  # noqa: Y015
     _WhichOneofArgType__bus: _TypeAlias = _typing.Literal["_bus", b"_bus"]  # noqa: Y015
@@ -1808,6 +1814,8 @@ class StorageDetail(_message.Message):
     _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
     _WhichOneofReturnType__vendor: _TypeAlias = _typing.Literal["vendor"]  # noqa: Y015
     _WhichOneofArgType__vendor: _TypeAlias = _typing.Literal["_vendor", b"_vendor"]  # noqa: Y015
+    _WhichOneofReturnType__wwn: _TypeAlias = _typing.Literal["wwn"]  # noqa: Y015
+    _WhichOneofArgType__wwn: _TypeAlias = _typing.Literal["_wwn", b"_wwn"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bus) -> _WhichOneofReturnType__bus | None: ...
     @_typing.overload
@@ -1826,6 +1834,8 @@ class StorageDetail(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vendor) -> _WhichOneofReturnType__vendor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wwn) -> _WhichOneofReturnType__wwn | None: ...
 
 Global___StorageDetail: _TypeAlias = StorageDetail  # noqa: Y015
 
@@ -2089,6 +2099,8 @@ class CcwgroupDetail(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     QETH_GENERIC_FIELD_NUMBER: _builtins.int
+    QETH_LAYER2_FIELD_NUMBER: _builtins.int
+    QETH_LAYER3_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """The address as people write it: `0.0.bd00`."""
     cssid: _builtins.int
@@ -2105,7 +2117,15 @@ class CcwgroupDetail(_message.Message):
 
     @_builtins.property
     def qeth_generic(self) -> Global___CcwgroupQeth:
-        """Present on a network card of the qeth driver."""
+        """Present on a network card of the qeth driver whose layer is not chosen yet."""
+
+    @_builtins.property
+    def qeth_layer2(self) -> Global___CcwgroupQeth:
+        """Present on a network card of the qeth driver on layer 2 (Ethernet frames)."""
+
+    @_builtins.property
+    def qeth_layer3(self) -> Global___CcwgroupQeth:
+        """Present on a network card of the qeth driver on layer 3 (IP packets)."""
 
     def __init__(
         self,
@@ -2117,17 +2137,27 @@ class CcwgroupDetail(_message.Message):
         state: _builtins.str | None = ...,
         members: _abc.Iterable[Global___CcwgroupMember] | None = ...,
         qeth_generic: Global___CcwgroupQeth | None = ...,
+        qeth_layer2: Global___CcwgroupQeth | None = ...,
+        qeth_layer3: Global___CcwgroupQeth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_qeth_generic", b"_qeth_generic", "_state", b"_state", "qeth_generic", b"qeth_generic", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_qeth_generic", b"_qeth_generic", "_qeth_layer2", b"_qeth_layer2", "_qeth_layer3", b"_qeth_layer3", "_state", b"_state", "qeth_generic", b"qeth_generic", "qeth_layer2", b"qeth_layer2", "qeth_layer3", b"qeth_layer3", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_qeth_generic", b"_qeth_generic", "_state", b"_state", "address", b"address", "cssid", b"cssid", "devno", b"devno", "members", b"members", "qeth_generic", b"qeth_generic", "ssid", b"ssid", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_qeth_generic", b"_qeth_generic", "_qeth_layer2", b"_qeth_layer2", "_qeth_layer3", b"_qeth_layer3", "_state", b"_state", "address", b"address", "cssid", b"cssid", "devno", b"devno", "members", b"members", "qeth_generic", b"qeth_generic", "qeth_layer2", b"qeth_layer2", "qeth_layer3", b"qeth_layer3", "ssid", b"ssid", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__qeth_generic: _TypeAlias = _typing.Literal["qeth_generic"]  # noqa: Y015
     _WhichOneofArgType__qeth_generic: _TypeAlias = _typing.Literal["_qeth_generic", b"_qeth_generic"]  # noqa: Y015
+    _WhichOneofReturnType__qeth_layer2: _TypeAlias = _typing.Literal["qeth_layer2"]  # noqa: Y015
+    _WhichOneofArgType__qeth_layer2: _TypeAlias = _typing.Literal["_qeth_layer2", b"_qeth_layer2"]  # noqa: Y015
+    _WhichOneofReturnType__qeth_layer3: _TypeAlias = _typing.Literal["qeth_layer3"]  # noqa: Y015
+    _WhichOneofArgType__qeth_layer3: _TypeAlias = _typing.Literal["_qeth_layer3", b"_qeth_layer3"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__qeth_generic) -> _WhichOneofReturnType__qeth_generic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__qeth_layer2) -> _WhichOneofReturnType__qeth_layer2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__qeth_layer3) -> _WhichOneofReturnType__qeth_layer3 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 

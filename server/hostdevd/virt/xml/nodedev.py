@@ -6,14 +6,12 @@ converted is left out and told as a condition; what no rule of the table asks fo
 
 from __future__ import annotations
 
-import re
-
 from lxml import etree
 
 from hostdevd.core.model import ConditionCode, DeviceCondition, NodeDevice
 from hostdevd.virt.xml import nodedev_facts
 from hostdevd.virt.xml.nodedev_derived import number
-from hostdevd.virt.xml.nodedev_rules import ADDRESS_ATTRIBUTES, Address, Detail, Field, Node, pci_address
+from hostdevd.virt.xml.nodedev_rules import ADDRESS_ATTRIBUTES, Address, Detail, Field, Message, Node, pci_address
 from hostdevd.virt.xml.nodedev_table import BY_CAPABILITY, Compiled
 from hostdevd.virt.xml.parser import XmlInvalid, parse
 
@@ -24,7 +22,12 @@ _UNKNOWN = Field(".", "")
 
 _SHOWN_CHARS = 80
 _KEPT_CHARS = 64 * 1024
-"""How much of a document that is no XML is kept: enough to see what it is, and a list stays small."""
+"""How much of a document that cannot be read is kept: enough to see what it is, and a list stays small."""
+
+_MOST_CHARS = 256 * 1024
+"""More than any device of libvirt's: its message would not fit into a page of a list, and hide the others."""
+
+_MOST_FAULTS = 20
 
 
 def node_device(xml: str, name: str = "") -> NodeDevice:
@@ -32,12 +35,14 @@ def node_device(xml: str, name: str = "") -> NodeDevice:
 
     A document that cannot be read is of type `other` with the condition XML_INVALID.
     """
+    if len(xml) > _MOST_CHARS:
+        return _unreadable(xml, name, f"{len(xml)} characters of XML, at most {_MOST_CHARS} are read")
     try:
         root = parse(xml)
     except XmlInvalid as error:
-        return _unreadable(xml, _name_in(xml) or name, str(error))
+        return _unreadable(xml, name, str(error))
     if root.tag != "device":
-        return _unreadable(xml, _name_in(xml) or name, f"the document is <{root.tag}>, not <device>")
+        return _unreadable(xml, name, f"the document is <{_shown(str(root.tag))}>, not <device>")
     return _Reading(root, name).device()
 
 
@@ -52,14 +57,6 @@ def _unreadable(xml: str, name: str, message: str) -> NodeDevice:
     )
 
 
-_NAME = re.compile(r"<name>\s*([\w.:+-]{1,255})\s*</name>")
-
-
-def _name_in(xml: str) -> str:
-    match = _NAME.search(xml[:_KEPT_CHARS])
-    return match[1] if match else ""
-
-
 class _Reading:
     """One pass over one document, with what it comes across."""
 
@@ -67,6 +64,7 @@ class _Reading:
         self._root = root
         self._name = name
         self._others: list[tuple[str, str]] = []
+        self._room = _MOST_CHARS  # for `_others`: namespaces are told anew in each element that is kept
         self._faults: list[str] = []
         self._failed: set[str] = set()
 
@@ -84,9 +82,14 @@ class _Reading:
         description = f"device of type {detail.get('type') or 'unknown'}"
         if compiled is not None:
             row = compiled.row
-            kind, description = row.type, row.describe(detail)
+            kind = row.type
+            if row.links is not None:
+                row.links(detail, devnodes)
+            description = row.describe(detail)
             if row.facts is not None:
-                facts = row.facts(nodedev_facts.Source(self._name, path, detail, devnodes))
+                facts = row.facts(nodedev_facts.Source(self._name, path, detail))
+                if facts is None and not self._faults:
+                    self._faults.append(f"<capability type='{row.capability}'> has no usable address")
         return NodeDevice(
             name=self._name,
             type=kind,
@@ -98,10 +101,16 @@ class _Reading:
             detail=detail,
             description=description,
             numa_node=number(detail, "numa_node"),
-            conditions=tuple(DeviceCondition(ConditionCode.XML_INVALID, fault) for fault in self._faults),
+            conditions=self._conditions(),
             other_capabilities=tuple(self._others),
             main_devnode=main,
         )
+
+    def _conditions(self) -> tuple[DeviceCondition, ...]:
+        told = self._faults[:_MOST_FAULTS]
+        if len(self._faults) > len(told):
+            told.append(f"and {len(self._faults) - len(told)} more of such faults")
+        return tuple(DeviceCondition(ConditionCode.XML_INVALID, fault) for fault in told)
 
     # --- the device element --------------------------------------------------------------------------
 
@@ -216,10 +225,7 @@ class _Reading:
             self._other(child)
             return
         below: Detail = {}
-        if message.many:
-            _append(into, message.name, below)
-        else:
-            into[message.name] = below
+        _put(into, message, below)
         self._read(child, step, below)
         if message.derive is not None:
             message.derive(below)
@@ -233,12 +239,8 @@ class _Reading:
         except ValueError as error:
             self._fault(f"{element.tag} {key}".strip(), rule.name, text, error)
             return False
-        if value is None:
-            return True
-        if rule.many:
-            _append(into, rule.name, value)
-        else:
-            into[rule.name] = value
+        if value is not None:
+            _put(into, rule, value)
         return True
 
     def _address(self, element: etree._Element, rule: Address, into: Detail) -> bool:
@@ -249,24 +251,32 @@ class _Reading:
         except ValueError as error:
             self._fault(str(element.tag), rule.name, _xml(element), error)
             return False
-        if rule.many:
-            _append(into, rule.name, value)
-        else:
-            into[rule.name] = value
+        _put(into, rule, value)
         return ADDRESS_ATTRIBUTES.issuperset(element.keys())
 
     def _fault(self, place: str, name: str, text: str, error: ValueError) -> None:
-        shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
-        self._faults.append(f"<{place}> is {shown!r}: {error}")
+        self._faults.append(f"<{place}> is {_shown(text)!r}: {error}")
         self._failed.add(name)
 
     def _other(self, element: etree._Element) -> None:
         kind = element.get("type", "") if element.tag == "capability" else str(element.tag)
-        self._others.append((kind, _xml(element)))
+        if self._room < 0:
+            self._faults.append(f"<{_shown(str(element.tag))}> is left out: there is more of such XML than is kept")
+            return
+        xml = _xml(element)
+        self._room -= len(xml)
+        self._others.append((kind, xml))
 
 
-def _append(into: Detail, name: str, value: object) -> None:
-    found = into.setdefault(name, [])
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+def _put(into: Detail, rule: Field | Address | Message, value: object) -> None:
+    if not rule.many:
+        into[rule.name] = value
+        return
+    found = into.setdefault(rule.name, [])
     if isinstance(found, list):
         found.append(value)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from hostdevd.core.addresses import PciAddress
 from hostdevd.virt.xml.nodedev_classes import pci_class_name, usb_class_name
 from hostdevd.virt.xml.nodedev_rules import Detail
 
@@ -30,6 +33,12 @@ def numbers(detail: Detail, *names: str) -> tuple[int, ...] | None:
     return tuple(found) if len(found) == len(names) else None
 
 
+def function_address(detail: Detail) -> PciAddress | None:
+    """Where the PCI function is; libvirt's schema allows numbers that are no address: they are fields alone."""
+    place = numbers(detail, "domain", "bus", "slot", "function")
+    return None if place is None else PciAddress.of(*place)
+
+
 def _vendor_product(detail: Detail) -> None:
     ids = numbers(detail, "vendor_id", "product_id")
     if ids is not None:
@@ -38,9 +47,9 @@ def _vendor_product(detail: Detail) -> None:
 
 def pci(detail: Detail) -> None:
     """Address, id, class in hex and words, header type."""
-    place = numbers(detail, "domain", "bus", "slot", "function")
-    if place is not None:
-        detail["address"] = "{:04x}:{:02x}:{:02x}.{:x}".format(*place)
+    address = function_address(detail)
+    if address is not None:
+        detail["address"] = str(address)
     _vendor_product(detail)
     class_code = number(detail, "class")
     if class_code is not None:
@@ -72,6 +81,18 @@ def scsi(detail: Detail) -> None:
     place = numbers(detail, "host", "bus", "target", "lun")
     if place is not None:
         detail["address"] = "{}:{}:{}:{}".format(*place)
+
+
+_WWN_LINKS = ("/dev/disk/by-id/wwn-", "/dev/disk/by-id/nvme-eui.", "/dev/disk/by-id/nvme-nvme.")
+
+
+def storage_links(detail: Detail, devnodes: Iterable[str]) -> None:
+    """The world-wide name: libvirt's XML has no element for it, udev names links by it."""
+    for prefix in _WWN_LINKS:
+        found = [link.removeprefix(prefix) for link in devnodes if link.startswith(prefix)]
+        if found:
+            detail["wwn"] = min(found)
+            return
 
 
 def ccw_address(detail: Detail) -> None:

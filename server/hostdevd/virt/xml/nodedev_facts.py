@@ -7,12 +7,11 @@ a condition, and the device is listed with what is known.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress
 from hostdevd.core.model import MdevFacts, NetFacts, PciFacts, ScsiFacts, StorageFacts, UsbFacts, UsbInterfaceFacts
-from hostdevd.virt.xml.nodedev_derived import nested, number, numbers, words
+from hostdevd.virt.xml.nodedev_derived import function_address, nested, number, numbers, words
 from hostdevd.virt.xml.nodedev_rules import Detail
 
 
@@ -23,14 +22,13 @@ class Source:
     name: str
     path: str | None
     detail: Detail
-    devnodes: tuple[str, ...]
 
 
 def pci(source: Source) -> PciFacts | None:
     """Without vendor or product the ids are 0: the device must keep its place in its IOMMU group."""
     detail = source.detail
-    place = numbers(detail, "domain", "bus", "slot", "function")
-    if place is None:
+    address = function_address(detail)
+    if address is None:
         return None
     group = nested(detail, "iommu_group")
     phys_function = nested(detail, "phys_function")
@@ -40,7 +38,7 @@ def pci(source: Source) -> PciFacts | None:
     serial = words(readonly, "serial_number") if readonly else None
     pf_address = words(phys_function, "address") if phys_function else None
     return PciFacts(
-        address=PciAddress(*place),
+        address=address,
         class_code=number(detail, "class"),
         vendor_id=number(detail, "vendor_id") or 0,
         product_id=number(detail, "product_id") or 0,
@@ -81,7 +79,7 @@ def scsi(source: Source) -> ScsiFacts | None:
     return None if place is None else ScsiFacts(ScsiAddress(*place))
 
 
-_MDEV_NAME = re.compile(r"mdev_([0-9a-f]{8}(?:_[0-9a-f]{4}){3}_[0-9a-f]{12})(?:_.*)?", re.IGNORECASE)
+_MDEV_NAME = re.compile(r"mdev_([0-9a-f]{8}(?:[_-][0-9a-f]{4}){3}[_-][0-9a-f]{12})(?:_.*)?", re.IGNORECASE)
 
 
 def mdev(source: Source) -> MdevFacts | None:
@@ -107,17 +105,7 @@ def net(source: Source) -> NetFacts | None:
 
 
 def storage(source: Source) -> StorageFacts | None:
-    """The world-wide name is in udev's links only."""
-    block = words(source.detail, "block")
-    return None if block is None else StorageFacts(block, words(source.detail, "serial"), _wwn(source.devnodes))
-
-
-_WWN_LINKS = ("/dev/disk/by-id/wwn-", "/dev/disk/by-id/nvme-eui.", "/dev/disk/by-id/nvme-nvme.")
-
-
-def _wwn(devnodes: Iterable[str]) -> str | None:
-    for prefix in _WWN_LINKS:
-        found = sorted(link.removeprefix(prefix) for link in devnodes if link.startswith(prefix))
-        if found:
-            return found[0]
-    return None
+    """The block device with what tells one disk from another."""
+    detail = source.detail
+    block = words(detail, "block")
+    return None if block is None else StorageFacts(block, words(detail, "serial"), words(detail, "wwn"))

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from hostdevd.core.addresses import PciAddress
+
 Detail = dict[str, object]
 Reader = Callable[[str], object]
 """Text to a field's value; None leaves the field absent, ValueError means that the text is no such value."""
@@ -97,7 +99,7 @@ ADDRESS_ATTRIBUTES = frozenset(name for name, _ in _ADDRESS_PARTS)
 def pci_address(attribute: Callable[[str, str], str]) -> str:
     """The attributes of an `<address>` as people write it, `0000:05:01.0`."""
     domain, bus, slot, function = (read(attribute(name, "")) for name, read in _ADDRESS_PARTS)
-    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
+    return str(PciAddress(domain, bus, slot, function))
 
 
 # --- rules -------------------------------------------------------------------------------------------

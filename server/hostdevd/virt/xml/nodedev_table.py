@@ -2,12 +2,13 @@
 
 A new type is one row here, beside its proto message and its eligibility. A field of the proto that no row
 fills fails a test. The rules' language is in `nodedev_rules`; the schema is libvirt's `nodedev.rng` and
-what newer libvirt prints (`ccwgroup`, `state`, `start` and `parent_addr` came after 9.0).
+what newer libvirt prints (`ccwgroup` and `state` came after 9.0). `tests/corpus` walks the schema of each
+libvirt that the distribution serves: a place there without a rule here fails a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hostdevd.core.model import Facts
@@ -15,6 +16,7 @@ from hostdevd.virt.xml import nodedev_derived as derived
 from hostdevd.virt.xml import nodedev_facts as facts
 from hostdevd.virt.xml import nodedev_text as describe
 from hostdevd.virt.xml.nodedev_rules import (
+    UINT32,
     UINT64,
     Address,
     Detail,
@@ -37,7 +39,8 @@ from hostdevd.virt.xml.nodedev_rules import (
 class Row:
     """One type: libvirt's capability, the API's `detail` field, its rules, and what is made of the outcome.
 
-    `derived` names the fields that `derive` adds; `needed` those without which the XML cannot be right.
+    `derived` names the fields that `derive` adds from the detail and `links` from udev's links; `needed` those
+    without which the XML cannot be right.
     """
 
     capability: str
@@ -46,11 +49,12 @@ class Row:
     describe: Callable[[Detail], str]
     facts: Callable[[facts.Source], Facts | None] | None = None
     derive: Callable[[Detail], None] | None = None
+    links: Callable[[Detail, Iterable[str]], None] | None = None
     derived: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
 
 
-_ID = hexadecimal(0xFFFF)
+_ID = hexadecimal(UINT32)  # no more than 16 bits in hardware, any number in the schema
 
 _MDEV_TYPES = Message(
     "capability[@type='mdev_types']/type",
@@ -70,6 +74,8 @@ _CCW_ADDRESS = (
     Field("devno", "devno", either(0xFFFF)),
 )
 _CCW_NEEDED = ("cssid", "ssid", "devno")
+
+_QETH = (Field("card_type", "card_type"), Field("chpid", "chpid"))
 
 _VPD_FIELD = (Field("@index", "index"), Field(".", "value"))
 
@@ -118,9 +124,9 @@ ROWS = (
         (
             Field("class", "class", hexadecimal(0xFFFFFF)),
             Field("domain", "domain", decimal()),
-            Field("bus", "bus", decimal(255)),
-            Field("slot", "slot", decimal(31)),
-            Field("function", "function", decimal(7)),
+            Field("bus", "bus", decimal()),
+            Field("slot", "slot", decimal()),
+            Field("function", "function", decimal()),
             Field("product/@id", "product_id", _ID),
             Field("product", "product"),
             Field("vendor/@id", "vendor_id", _ID),
@@ -203,10 +209,10 @@ ROWS = (
         "usb",
         "usb_interface",
         (
-            Field("number", "number", decimal(255)),
-            Field("class", "class", decimal(255)),
-            Field("subclass", "subclass", decimal(255)),
-            Field("protocol", "protocol", decimal(255)),
+            Field("number", "number", decimal()),
+            Field("class", "class", decimal()),
+            Field("subclass", "subclass", decimal()),
+            Field("protocol", "protocol", decimal()),
             Field("description", "description"),
         ),
         describe.usb_interface,
@@ -310,6 +316,8 @@ ROWS = (
         ),
         describe.storage,
         facts.storage,
+        links=derived.storage_links,
+        derived=("wwn",),
         needed=("block",),
     ),
     Row("drm", "drm", (Field("type", "type"),), describe.drm, needed=("type",)),
@@ -348,11 +356,9 @@ ROWS = (
             *_CCW_ADDRESS,
             Field("state", "state"),
             Message("members/ccw_device", "members", (Field("@ref", "ref"), Field(".", "device")), many=True),
-            Message(
-                "capability[@type='qeth_generic']",
-                "qeth_generic",
-                (Field("card_type", "card_type"), Field("chpid", "chpid")),
-            ),
+            Message("capability[@type='qeth_generic']", "qeth_generic", _QETH),
+            Message("capability[@type='qeth_layer2']", "qeth_layer2", _QETH),
+            Message("capability[@type='qeth_layer3']", "qeth_layer3", _QETH),
         ),
         describe.ccwgroup,
         derive=derived.ccw_address,

@@ -114,7 +114,7 @@ def ccw(detail: Detail) -> str:
 
 def ccwgroup(detail: Detail) -> str:
     """The card, where known, and the address."""
-    qeth = nested(detail, "qeth_generic")
+    qeth = nested(detail, "qeth_generic") or nested(detail, "qeth_layer2") or nested(detail, "qeth_layer3")
     return _join(words(qeth, "card_type") if qeth else None, "channel device group", words(detail, "address"))
 
 
