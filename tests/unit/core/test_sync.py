@@ -70,7 +70,7 @@ async def test_uses_that_could_not_be_read_are_read_again(tmp_path: Path, monkey
         good = on.sim.host.uses
         failed: list[bool] = []
 
-        async def uses() -> HostUses:
+        async def uses(_: object) -> HostUses:
             if not failed:
                 failed.append(True)
                 raise OSError("no such file")

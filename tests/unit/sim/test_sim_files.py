@@ -148,5 +148,5 @@ def test_a_device_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
 async def test_the_built_in_host_has_every_role(rig: Rig) -> None:
     names = await rig.sim.hypervisor.node_device_names()
     assert set(rig.sim.roles.values()) <= names
-    assert len(rig.sim.roles) == 27
+    assert len(rig.sim.roles) == 30
     assert not [device.name for device in await rig.sim.hypervisor.node_devices() if device.conditions]
