@@ -66,11 +66,12 @@ class RunningHost:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _read(self, listed: frozenset[str] | None) -> HostUses:
-        if self._tree.live:
-            # While libvirt is silent, what it last listed in vain stays another host's.
-            asked = self._foreign if listed is None else listed
-            self._foreign = await asyncio.to_thread(foreign_interfaces, self._tree, asked)
-        return await asyncio.to_thread(read_uses, self._tree, self._foreign)
+        if not self._tree.live:
+            return await asyncio.to_thread(read_uses, self._tree)
+        # While libvirt is silent, what it last listed in vain stays another host's.
+        asked = self._foreign if listed is None else listed
+        self._foreign = foreign = await asyncio.to_thread(foreign_interfaces, self._tree, asked)
+        return await asyncio.to_thread(read_uses, self._tree, foreign)
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now."""
