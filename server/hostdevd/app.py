@@ -321,7 +321,18 @@ async def _checks(core: Core, config: Config) -> Sequence[Check]:
             f"the last write to {config.state_dir} failed: {fault}",
             "free space on its disk, or mount it writable",
         )
-    return (libvirt, devices, *await core.ports.host.checks(), state)
+    host = [_with_pools(check, core.store.pool_gaps) for check in await core.ports.host.checks(sync.listed)]
+    return (libvirt, devices, *host, state)
+
+
+def _with_pools(check: Check, gaps: tuple[str, ...]) -> Check:
+    """What libvirt's networks own is a use of the host's that the host itself knows nothing of."""
+    if check.code is not CheckCode.HOST_USES or not gaps:
+        return check
+    told = [check.message, check.remedy] if check.status is CheckStatus.FAIL else ["", ""]
+    remedy = "see `virsh net-list`, that virtnetworkd runs, and that hostdevd may search and read networks"
+    message = "; ".join(filter(None, (told[0], *gaps)))
+    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], remedy))))
 
 
 def run(config: Config) -> int:

@@ -16,6 +16,8 @@ from hostdevd.core.ports import (
     DomainStopped,
     Event,
     HypervisorError,
+    HypervisorGone,
+    NetworksChanged,
     NodeDeviceChanged,
 )
 from hostdevd.virt.xml.nodedev import node_device
@@ -68,14 +70,17 @@ class Device:
 
 
 class Connection:
-    """Keeps the callbacks that were registered."""
+    """Keeps the callbacks that were registered; `refuses` is libvirt's answer to whoever asks for networks."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: int = 0, alive: int = 1) -> None:
         self.domain: dict[int, Any] = {}
         self.device: dict[int, Any] = {}
+        self.network: dict[int, Any] = {}
+        self.refuses = refuses
+        self.alive = alive
 
     def isAlive(self) -> int:  # noqa: N802
-        return 1
+        return self.alive
 
     def domainEventRegisterAny(self, _domain: None, event: int, callback: Any, _opaque: None) -> int:  # noqa: N802
         self.domain[event] = callback
@@ -85,12 +90,31 @@ class Connection:
         self.device[event] = callback
         return event
 
+    def networkEventRegisterAny(self, _network: None, event: int, callback: Any, _opaque: None) -> int:  # noqa: N802
+        self._answer()
+        self.network[event] = callback
+        return event
+
+    def listAllNetworks(self, _flags: int) -> list[Any]:  # noqa: N802
+        self._answer()
+        return []
+
+    def _answer(self) -> None:
+        if self.refuses:
+            error = libvirt.libvirtError("no")
+            error.err = (self.refuses, 0, "no", 2, "", "", "", 0, 0)
+            raise error
+
     def domainEventDeregisterAny(self, number: int) -> int:  # noqa: N802
         del self.domain[number]
         return 0
 
     def nodeDeviceEventDeregisterAny(self, number: int) -> int:  # noqa: N802
         del self.device[number]
+        return 0
+
+    def networkEventDeregisterAny(self, number: int) -> int:  # noqa: N802
+        del self.network[number]
         return 0
 
 
@@ -200,4 +224,37 @@ def test_every_registration_can_be_taken_back() -> None:
     connection = Connection()
     for undo in events.register(link(connection), lambda _: None):
         undo()
-    assert (connection.domain, connection.device) == ({}, {})
+    assert (connection.domain, connection.device, connection.network) == ({}, {}, {})
+
+
+# --- networks ----------------------------------------------------------------------------------------
+
+
+def test_network_events_all_mean_to_read_again() -> None:
+    told: list[Event] = []
+    connection = Connection()
+    events.register(link(connection), told.append)
+    connection.network[libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE](connection, object(), 2, 0, None)
+    assert told == [NetworksChanged()]
+
+
+@pytest.mark.parametrize("refusal", [libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_SYSTEM_ERROR])
+def test_without_network_events_the_rest_is_followed(refusal: int) -> None:
+    connection = Connection(refusal)
+    for undo in events.register(link(connection), lambda _: None):
+        undo()
+    assert (connection.domain, connection.device, connection.network) == ({}, {}, {})
+
+
+def test_a_connection_that_breaks_while_it_registers_is_gone() -> None:
+    with pytest.raises(HypervisorGone):
+        events.register(link(Connection(libvirt.VIR_ERR_RPC, alive=0)), lambda _: None)
+
+
+def test_a_libvirt_without_network_driver_has_no_networks() -> None:
+    assert reading.list_networks(link(Connection(libvirt.VIR_ERR_NO_SUPPORT))) == []
+
+
+def test_a_network_driver_that_fails_is_an_error() -> None:
+    with pytest.raises(HypervisorError):
+        reading.list_networks(link(Connection(libvirt.VIR_ERR_SYSTEM_ERROR)))

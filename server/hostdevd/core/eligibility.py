@@ -71,6 +71,7 @@ _USE_REMEDY = {
     "GLOBAL_ADDRESS": "remove the address {} if the host is reached without it",
     "DEFAULT_ROUTE": "move the default route to another interface first",
     "PRIMARY_CONSOLE": f"the host's console is on it; boot with another one, {_OR_POLICY}",
+    "NETWORK_POOL": "stop the network (virsh net-destroy {0}), or take it out of its pool (virsh net-edit {0})",
 }
 
 Rule = Callable[[Surroundings, NodeDevice], Iterator[Reason]]

@@ -233,10 +233,12 @@ class Engine:
         self._sync.require()
 
     async def _fresh(self) -> None:
-        """Read all domains and uses now: other tools' changes of configurations are not announced."""
+        """Read all domains, networks and uses now: other tools' changes of configurations are not announced."""
         try:
             await asyncio.gather(
-                self._sync.read_domains(ChangeSource.RECONCILE), self._sync.read_uses(ChangeSource.RECONCILE)
+                self._sync.read_domains(ChangeSource.RECONCILE),
+                self._sync.read_networks(ChangeSource.RECONCILE),
+                self._sync.read_uses(ChangeSource.RECONCILE),
             )
         except HypervisorError as error:
             raise disconnected(error.text) from error

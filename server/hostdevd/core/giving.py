@@ -85,6 +85,7 @@ class Giving:
     async def _last_look(self, device: PlannedDevice, kind: StepKind) -> None:
         """The last look before the host loses the device: somebody may have mounted it since the plan."""
         name = device.node.name
+        await self._sync.read_networks(ChangeSource.OPERATION)
         await self._sync.read_uses(ChangeSource.OPERATION)
         view = self._store.devices.get(name)
         if view is None:

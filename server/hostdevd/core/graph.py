@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 
 from hostdevd.core.addresses import DeviceSource, MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import MdevFacts, NodeDevice, PciFacts, ScsiFacts, UsbFacts, UsbInterfaceFacts
+from hostdevd.core.model import MdevFacts, NetFacts, NodeDevice, PciFacts, ScsiFacts, UsbFacts, UsbInterfaceFacts
 
 BRIDGE_CLASS = 0x06
 PCI_TO_PCI_BRIDGE = 0x0604
@@ -27,6 +27,7 @@ class DeviceGraph:
         self._iommu: defaultdict[int, set[str]] = defaultdict(set)
         self._by_source: defaultdict[DeviceSource, set[str]] = defaultdict(set)
         self._by_path: dict[str, str] = {}
+        self._by_interface: defaultdict[str, set[str]] = defaultdict(set)
         self.nodes = MappingProxyType(self._nodes)
         for device in devices:
             self.put(device)
@@ -44,6 +45,8 @@ class DeviceGraph:
             self._by_source[source].add(device.name)
         if device.path:
             self._by_path[device.path] = device.name
+        if isinstance(device.facts, NetFacts):
+            self._by_interface[device.facts.interface].add(device.name)
 
     def remove(self, name: str) -> None:
         """Forget a device; nothing happens when it is not there. Its children stay, without parent."""
@@ -59,6 +62,8 @@ class DeviceGraph:
             self._by_source[source].discard(name)
         if device.path and self._by_path.get(device.path) == name:
             del self._by_path[device.path]
+        if isinstance(device.facts, NetFacts):
+            self._by_interface[device.facts.interface].discard(device.name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._nodes
@@ -118,6 +123,14 @@ class DeviceGraph:
                 return name
             path = path.rpartition("/")[0]
         return None
+
+    def interfaces(self) -> frozenset[str]:
+        """The names of all network interfaces (`eth0`)."""
+        return frozenset(interface for interface, names in self._by_interface.items() if names)
+
+    def interface(self, interface: str) -> tuple[str, ...]:
+        """Names of the devices that are this network interface: two for a moment while one is renamed."""
+        return tuple(sorted(self._by_interface.get(interface, ())))
 
     # --- what the rules ask about one device ---------------------------------------------------------
 

@@ -318,6 +318,24 @@ class Domain:
     config: DomainDef | None = None
 
 
+# --- networks ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """An active libvirt network that hands PCI functions to guests (`<forward mode='hostdev'>`).
+
+    Its pool are the VFs of the interface `pf`, where one is named, and the functions at `addresses`.
+    `gap` says what of the pool could not be read; empty where all of it was.
+    """
+
+    name: str
+    uuid: str
+    pf: str | None = None
+    addresses: tuple[PciAddress, ...] = ()
+    gap: str = ""
+
+
 # --- what the service adds ---------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, Network, NodeDevice
 
 # --- events ------------------------------------------------------------------------------------------
 
@@ -82,6 +82,11 @@ class DeviceRemovalFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworksChanged:
+    """A libvirt network started, stopped or was defined anew: read all of them again."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostChanged:
     """Drivers or uses of the host changed (uevent, mount, address): read uses and drivers again."""
 
@@ -98,6 +103,7 @@ Event = (
     | DomainRebooted
     | DeviceRemoved
     | DeviceRemovalFailed
+    | NetworksChanged
     | HostChanged
 )
 
@@ -128,7 +134,7 @@ class HypervisorBusy(HypervisorError):
 
 
 class NoSuchObject(HypervisorError):
-    """libvirt has no such node device, domain or device alias (any more)."""
+    """libvirt has no such node device, domain, network or device alias (any more)."""
 
 
 # --- the hypervisor ----------------------------------------------------------------------------------
@@ -186,6 +192,9 @@ class HypervisorPort(Protocol):
     async def domain(self, uuid: str) -> Domain:
         """One domain by UUID; `NoSuchObject` when it is gone."""
 
+    async def networks(self) -> Sequence[Network]:
+        """The active networks that hand out PCI functions; none where libvirt has no network driver."""
+
     async def nodedev_detach(self, name: str) -> None:
         """Take a PCI function from its driver and bind it to vfio-pci."""
 
@@ -224,6 +233,14 @@ class IdentityFacts:
     subsystem: str = ""
 
 
+Listed = Callable[[], frozenset[str] | None]
+"""The network interfaces that libvirt lists now; None while it does not answer. Quick, on the event loop."""
+
+
+def nothing_listed() -> None:
+    """`Listed` where there is no libvirt to compare the host with."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriverState:
     """What sysfs says of a PCI function now; `present` is False when the function is gone."""
@@ -242,8 +259,12 @@ class HostPort(Protocol):
     async def close(self) -> None:
         """Stop watching."""
 
-    async def uses(self) -> HostUses:
-        """What the host uses now, read anew."""
+    async def uses(self, listed: Listed = nothing_listed) -> HostUses:
+        """What the host uses now, read anew.
+
+        An interface of `listed` that the host lacks is another host's, of which nothing can be told: all is
+        unknown then. It is asked again until the two agree, for a few seconds.
+        """
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now (a read of sysfs, microseconds)."""
@@ -257,8 +278,8 @@ class HostPort(Protocol):
     def boot_id(self) -> str:
         """The kernel's boot id: another one means that addresses may have moved."""
 
-    async def checks(self) -> Sequence[Check]:
-        """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS of `GetHost`."""
+    async def checks(self, listed: Listed = nothing_listed) -> Sequence[Check]:
+        """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS of `GetHost`; `listed` as for `uses`."""
 
 
 class Clock(Protocol):

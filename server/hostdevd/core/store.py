@@ -29,10 +29,12 @@ from hostdevd.core.model import (
     HostUse,
     HostUseKind,
     HostUses,
+    Network,
     NodeDevice,
     PciFacts,
 )
 from hostdevd.core.policy import NO_POLICY, Policy
+from hostdevd.core.pools import PoolUses, is_given, pool_uses
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
 from hostdevd.core.views import DeviceView, GroupView, group_view
@@ -70,6 +72,10 @@ class Store:
         self._policy = policy
         self._uses_told = HostUses()
         self._uses: dict[str, tuple[HostUse, ...]] = {}
+        self._networks: tuple[Network, ...] = ()
+        self._networks_fault = ""
+        self._pools = PoolUses()
+        self._unknown: tuple[tuple[str, str], ...] = ()
         self._domains: dict[str, Domain] = {}
         self._held: dict[str, tuple[Held, ...]] = {}
         self._frozen: dict[str, frozenset[str]] = {}
@@ -115,6 +121,11 @@ class Store:
             name = self._identities.name(name_or_uid)
             view = self.devices.get(name) if name is not None else None
         return view
+
+    @property
+    def pool_gaps(self) -> tuple[str, ...]:
+        """Why it is not known which devices belong to libvirt's networks; empty where it is."""
+        return self._pools.gaps
 
     def driver(self, name: str) -> DriverState | None:
         """What was read of a device's driver when its view was derived."""
@@ -177,9 +188,17 @@ class Store:
 
     def put_uses(self, uses: HostUses) -> None:
         """Replace what is known of the host's uses; call within `change`."""
-        if uses.unknown != self._uses_told.unknown:
-            self._dirty_devices.update(self.graph.nodes)
         self._uses_told = uses
+        self._uses_stale = True
+
+    def put_networks(self, networks: Iterable[Network]) -> None:
+        """Replace the networks that hand out devices; call within `change`."""
+        self._networks, self._networks_fault = tuple(networks), ""
+        self._uses_stale = True
+
+    def lose_networks(self, why: str) -> None:
+        """The networks cannot be read: those that were known stay, and there may be more; call within `change`."""
+        self._networks_fault = why
         self._uses_stale = True
 
     def put_policy(self, policy: Policy) -> None:
@@ -320,6 +339,13 @@ class Store:
             name = self.graph.by_path(path)
             if name is not None:
                 joined[name] += uses
+        self._pools = pool_uses(self._networks, self._networks_fault, self.graph)
+        for name, uses in self._pools.by_device.items():
+            joined[name] += uses
+        unknown = (*self._uses_told.unknown, *self._pools.unknown)
+        if unknown != self._unknown:
+            self._unknown = unknown
+            self._dirty_devices.update(self.graph.nodes)
         for name in joined.keys() | self._uses.keys():
             if joined.get(name) != self._uses.get(name):
                 self._dirty_devices |= self.graph.related(name)
@@ -401,7 +427,7 @@ class Store:
         around = rules.Surroundings(
             graph=self.graph,
             uses=self._uses_of_others(dirty),
-            unknown=self._uses_told.unknown,
+            unknown=self._unknown,
             overrides=overrides,
             profile=self._profile,
             policy=self._policy,
@@ -429,16 +455,19 @@ class Store:
         return changes
 
     def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:
-        """Uses by device, without the VFIO users that are VMs of libvirt's, or our own work in flight."""
+        """Uses by device, without those that are VMs of libvirt's, or our own work in flight."""
         busy = frozenset().union(*self._frozen.values()) if self._frozen else frozenset[str]()
         uses = dict(self._uses)
         for name in dirty:
             known = uses.get(name)
-            if known is None or all(use.kind is not HostUseKind.VFIO_USER for use in known):
+            if known is None:
                 continue
-            held = any(holder.live for holder in self.holders_of(name))
-            if held or self._identities.get(name) in busy:
-                uses[name] = tuple(use for use in known if use.kind is not HostUseKind.VFIO_USER)
+            explained = set()
+            if any(holder.live for holder in self.holders_of(name)) or self._identities.get(name) in busy:
+                explained.add(HostUseKind.VFIO_USER)
+            if any(map(is_given, self.holders_of(name))):
+                explained.add(HostUseKind.NETWORK_POOL)
+            uses[name] = tuple(use for use in known if use.kind not in explained)
         return uses
 
     def _driver_state(self, name: str) -> DriverState:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ import structlog
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
-from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice, PciFacts
+from hostdevd.core.model import Domain, HypervisorInfo, NetFacts, Network, NodeDevice, PciFacts
 from hostdevd.core.ports import (
     Clock,
     Connected,
@@ -29,8 +29,10 @@ from hostdevd.core.ports import (
     Event,
     HostChanged,
     HostPort,
+    HypervisorError,
     HypervisorGone,
     HypervisorPort,
+    NetworksChanged,
     NodeDeviceChanged,
     NoSuchObject,
 )
@@ -69,11 +71,15 @@ class Sync:
         self._domain_ticket: dict[str, int] = {}
         self._device_ticket: dict[str, int] = {}
         self._uses_ticket = 0
+        self._networks_ticket = 0
+        self._networks_fault = ""
         self._names: set[str] = set()
         self._uuids: set[str] = set()
         self._uses_due = False
+        self._networks_due = False
         self._full_due = False
         self._wake = asyncio.Event()
+        self._wake_uses = asyncio.Event()
         self._connection = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[EventListener] = []
@@ -100,6 +106,8 @@ class Sync:
         """Start the ports and the tasks that follow them."""
         self._tasks = [
             asyncio.create_task(self._forever(self._follow), name="sync-follow"),
+            # Apart from the rest: a host's uses may take seconds until they settle, by what is followed meanwhile.
+            asyncio.create_task(self._forever(self._follow_uses), name="sync-uses"),
             asyncio.create_task(self._forever(self._reconcile), name="sync-reconcile"),
         ]
         await self._host.start(self._on_event)
@@ -137,6 +145,8 @@ class Sync:
                 self._uuids.add(uuid)
                 # What a VM takes or gives back changes drivers and uses too.
                 self._uses_due = self._uses_due or not isinstance(event, DomainChanged)
+            case NetworksChanged():
+                self._networks_due = True
             case HostChanged():
                 self._uses_due = True
             case _:
@@ -155,6 +165,7 @@ class Sync:
         names, self._names = self._names, set()
         uuids, self._uuids = self._uuids, set()
         uses, self._uses_due = self._uses_due, False
+        networks, self._networks_due = self._networks_due and self.connected, False
         try:
             if not self.connected:
                 # Nothing to read from: a full read follows the reconnect, and forgets these when it worked.
@@ -165,14 +176,27 @@ class Sync:
                 await self._read_devices(names)
             for uuid in uuids:
                 await self.read_domain(uuid, ChangeSource.EVENT)
+            if networks:
+                await self.read_networks(ChangeSource.EVENT)
             if uses:
-                await self.read_uses(ChangeSource.EVENT)
+                # After the domains: what a VM has open is no other user's.
+                self._wake_uses.set()
         except Exception:
             self._names |= names
             self._uuids |= uuids
             self._uses_due = self._uses_due or uses
+            self._networks_due = self._networks_due or networks
             await self._clock.sleep(self._pace.retry_s)
             self._wake.set()
+            raise
+
+    async def _follow_uses(self) -> None:
+        await self._wake_uses.wait()
+        self._wake_uses.clear()
+        try:
+            await self.read_uses(ChangeSource.EVENT)
+        except Exception:
+            self._wake_uses.set()
             raise
 
     async def _resync(self) -> None:
@@ -207,6 +231,7 @@ class Sync:
         parts = (
             self._read_unknown_devices(),
             self.read_domains(ChangeSource.RECONCILE),
+            self.read_networks(ChangeSource.RECONCILE),
             self.read_uses(ChangeSource.RECONCILE),
         )
         faults = [fault for fault in await asyncio.gather(*parts, return_exceptions=True) if fault is not None]
@@ -239,9 +264,16 @@ class Sync:
     async def read_all(self) -> None:
         """Read everything and apply it as one change; what is gone from libvirt goes."""
         ticket = next(self._tickets)
-        devices, domains, uses = await asyncio.gather(
-            self._hypervisor.node_devices(), self._hypervisor.domains(), self._host.uses()
+        devices, domains, networks = await asyncio.gather(
+            self._hypervisor.node_devices(), self._hypervisor.domains(), self._networks()
         )
+
+        def listed() -> frozenset[str]:
+            # What was told to have changed since may be gone by now; it is read next.
+            there = (device.facts for device in devices if device.name not in self._names)
+            return frozenset(facts.interface for facts in there if isinstance(facts, NetFacts))
+
+        uses = await self._host.uses(listed)
         source = ChangeSource.RECONCILE
         with self._store.change(source):
             names = {device.name for device in devices}
@@ -254,6 +286,7 @@ class Sync:
                 self._uses_ticket = ticket
                 self._store.put_uses(uses)
             self._apply_domains(ticket, domains)
+            self._apply_networks(ticket, networks)
             self._store.look_again(names)
 
     async def read_domains(self, source: ChangeSource) -> None:
@@ -286,10 +319,43 @@ class Sync:
                 self._store.put_domains([domain])
         return domain
 
+    async def read_networks(self, source: ChangeSource) -> None:
+        """Read again which networks hand out devices. That they cannot be read is told by the store's views."""
+        ticket = next(self._tickets)
+        networks = await self._networks()
+        with self._store.change(source):
+            self._apply_networks(ticket, networks)
+
+    async def _networks(self) -> Sequence[Network] | str:
+        """The networks, or why they cannot be read: the rest of the host is worth reading all the same."""
+        try:
+            return await self._hypervisor.networks()
+        except HypervisorGone:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever went wrong, not to know is the only safe answer
+            return error.text if isinstance(error, HypervisorError) else f"{type(error).__name__}: {error}"
+
+    def _apply_networks(self, ticket: int, networks: Sequence[Network] | str) -> None:
+        if ticket < self._networks_ticket:
+            return
+        self._networks_ticket = ticket
+        fault = networks if isinstance(networks, str) else ""
+        if fault and fault != self._networks_fault:
+            log.warning("libvirt's networks cannot be read", why=fault)
+        self._networks_fault = fault
+        if isinstance(networks, str):
+            self._store.lose_networks(networks)
+        else:
+            self._store.put_networks(networks)
+
+    def listed(self) -> frozenset[str] | None:
+        """The interfaces that libvirt lists (`Listed`)."""
+        return self._store.graph.interfaces() if self.connected else None
+
     async def read_uses(self, source: ChangeSource) -> None:
         """Read the host's uses and the drivers of all PCI functions again."""
         ticket = next(self._tickets)
-        uses = await self._host.uses()
+        uses = await self._host.uses(self.listed)
         if ticket < self._uses_ticket:
             return
         self._uses_ticket = ticket

@@ -141,7 +141,8 @@ def _host_uses(uses: HostUses, watch_gaps: tuple[str, ...]) -> Check:
             CheckCode.HOST_USES,
             CheckStatus.FAIL,
             f"not all of what the host uses can be seen: {gaps}",
-            "run hostdevd on the host itself, with its /proc, /sys and /run/udev in view and udev running",
+            "run hostdevd on the very host of the libvirt that it is connected to, in its network namespace, with "
+            "its /proc, /sys and /run/udev in view and udev running",
         )
     found = f"what the host uses can be seen: {len(uses.by_path)} devices are in use"
     if watch_gaps:

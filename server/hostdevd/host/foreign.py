@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUses, NodeDevice
-from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
 
 _WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
 _REMEDY = "run hostdevd on the hypervisor itself, with qemu:///system"
@@ -21,7 +21,7 @@ class ForeignHost:
     async def close(self) -> None:
         """There is nothing to stop."""
 
-    async def uses(self) -> HostUses:
+    async def uses(self, listed: Listed = nothing_listed) -> HostUses:  # noqa: ARG002
         """All unknown."""
         return HostUses(unknown=(("pci", _WHY),))
 
@@ -41,7 +41,7 @@ class ForeignHost:
         """Not known here."""
         return ""
 
-    async def checks(self) -> Sequence[Check]:
+    async def checks(self, listed: Listed = nothing_listed) -> Sequence[Check]:  # noqa: ARG002
         """What matters is that the host cannot be seen."""
         unseen = (CheckCode.IOMMU, CheckCode.INTERRUPT_REMAPPING, CheckCode.VFIO, CheckCode.PERMISSIONS)
         return (

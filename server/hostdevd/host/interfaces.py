@@ -85,6 +85,16 @@ def interface_names(tree: HostTree) -> frozenset[str]:
     return frozenset(names)
 
 
+def foreign_interfaces(tree: HostTree, listed: frozenset[str]) -> frozenset[str]:
+    """Which of libvirt's interfaces process 1 lacks; none where its network cannot be seen, which is told as such."""
+    if not listed:
+        return frozenset()
+    try:
+        return listed - interface_names(tree)
+    except Unreadable:
+        return frozenset()
+
+
 def _master(tree: HostTree, name: str, entries: frozenset[str]) -> str | None:
     for entry, link in (("master", "master"), ("brport", "brport/bridge")):
         if entry in entries:

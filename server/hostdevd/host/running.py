@@ -8,18 +8,22 @@ from pathlib import Path
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import Check, HostUses, NodeDevice
-from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
 from hostdevd.host.blocks import block_paths
 from hostdevd.host.checks import read_checks
 from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
-from hostdevd.host.interfaces import interface_names
+from hostdevd.host.interfaces import foreign_interfaces
 from hostdevd.host.sysfs import HostTree
 from hostdevd.host.uses import read_uses
 from hostdevd.host.watch import HostWatch
 
 SETTLE_S = 3.0
-"""How long a use that was known and is not any more may stay unknown: udev writes of a new disk a little late."""
+"""How long a use that was known and is not any more may stay unknown.
+
+udev writes of a new disk a little late, and libvirt tells of an interface that went or was renamed a little
+later than the kernel.
+"""
 
 _LOOK_AGAIN_S = 0.1
 
@@ -35,6 +39,7 @@ class RunningHost:
         self._tree = HostTree(root)
         self._watch = HostWatch(self._tree)
         self._unknown: tuple[tuple[str, str], ...] | None = None  # nothing was told yet
+        self._foreign = frozenset[str]()
 
     async def start(self, sink: EventSink) -> None:
         """Begin to watch for changes of drivers and uses."""
@@ -44,21 +49,30 @@ class RunningHost:
         """Stop watching."""
         self._watch.close()
 
-    async def uses(self) -> HostUses:
+    async def uses(self, listed: Listed = nothing_listed) -> HostUses:
         """What the host uses now, read anew in a thread; never raises.
 
         What becomes unknown is looked at again for `SETTLE_S` before it is told: a stick that was just
-        plugged in must not have every device of the host refused until udev has seen it. The first answer
-        does not wait: the service must start on a host whose gaps stay.
+        plugged in must not have every device of the host refused until udev has seen it, nor an interface
+        that was just renamed until libvirt has. The first answer does not wait: the service must start on a
+        host whose gaps stay.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_S
         while True:
-            found = await asyncio.to_thread(read_uses, self._tree)
+            found = await self._read(listed())
             if self._unknown is None or set(found.unknown) <= set(self._unknown) or loop.time() >= until:
                 self._unknown = found.unknown
                 return found
             await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _read(self, listed: frozenset[str] | None) -> HostUses:
+        if not self._tree.live:
+            return await asyncio.to_thread(read_uses, self._tree)
+        # While libvirt is silent, what it last listed in vain stays another host's.
+        asked = self._foreign if listed is None else listed
+        self._foreign = foreign = await asyncio.to_thread(foreign_interfaces, self._tree, asked)
+        return await asyncio.to_thread(read_uses, self._tree, foreign)
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now."""
@@ -72,15 +86,11 @@ class RunningHost:
         """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
         return block_paths(self._tree, path)
 
-    def interface_names(self) -> frozenset[str]:
-        """The network interfaces of process 1; `Unreadable` when they cannot be seen."""
-        return interface_names(self._tree)
-
     def boot_id(self) -> str:
         """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""
         return self._tree.require("/proc/sys/kernel/random/boot_id").strip()
 
-    async def checks(self) -> Sequence[Check]:
+    async def checks(self, listed: Listed = nothing_listed) -> Sequence[Check]:
         """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS."""
-        gaps = self._watch.gaps
-        return await asyncio.to_thread(lambda: read_checks(self._tree, read_uses(self._tree), gaps))
+        uses = await self.uses(listed)
+        return await asyncio.to_thread(read_checks, self._tree, uses, self._watch.gaps)

@@ -11,11 +11,18 @@ from hostdevd.host.rtnetlink import host_addresses, shares_network_of_init
 from hostdevd.host.sysfs import HostTree
 
 _ALL = "pci"  # a gap about PCI functions is a gap about everything, since everything may be behind one
+_MOST_NAMES = 5
 
 
-def read_uses(tree: HostTree) -> HostUses:
-    """What the host uses now. Never raises: what could not be read is in `unknown`."""
+def read_uses(tree: HostTree, foreign: frozenset[str] = frozenset()) -> HostUses:
+    """What the host uses now. Never raises: what could not be read is in `unknown`.
+
+    `foreign` are interfaces of libvirt's that this host lacks: with any, libvirt is on another host, or in
+    another network, and what is read here says nothing of its devices.
+    """
     findings = Findings()
+    if foreign:
+        findings.unknown(_ALL, f"libvirt lists {_named(foreign)}, which the network of process 1 does not have")
     exact: Addresses | None = None
     if tree.live:
         with findings.source(_ALL, "process 1"):
@@ -26,6 +33,13 @@ def read_uses(tree: HostTree) -> HostUses:
     find_net_uses(tree, findings, exact)
     find_pci_uses(tree, findings)
     return findings.result()
+
+
+def _named(interfaces: frozenset[str]) -> str:
+    shown = sorted(interfaces)[:_MOST_NAMES]
+    rest = len(interfaces) - len(shown)
+    more = f" and {rest} more" if rest else ""
+    return f"the interface{'s' if len(interfaces) > 1 else ''} {', '.join(shown)}{more}"
 
 
 def _require_host_init(tree: HostTree, findings: Findings) -> None:

@@ -14,7 +14,7 @@ from lxml import etree
 from hostdevd.core.addresses import UsbAddress
 from hostdevd.core.model import HostUse, HostUseKind, UsbFacts, VmState
 from hostdevd.core.ports import HostChanged, Target
-from hostdevd.sim import lifecycle
+from hostdevd.sim import lifecycle, networks
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
 from hostdevd.sim.extras import Fault, GuestBehaviour, Unplug
 from hostdevd.sim.hypervisor import SimHypervisor
@@ -22,6 +22,7 @@ from hostdevd.sim.injection import Faults
 from hostdevd.sim.kernel import VFIO
 from hostdevd.sim.passthrough import restart_libvirt
 from hostdevd.sim.simdomain import SimDomain
+from hostdevd.sim.simnetwork import SimNetwork
 from hostdevd.sim.unplug import Guests
 from hostdevd.sim.world import World
 from hostdevd.virt.xml.nodedev import node_device
@@ -145,6 +146,22 @@ class Controls:
         """How the guest answers from now on."""
         with self.world.changing():
             self.world.behaviour[self.world.named(name).name] = GuestBehaviour(Unplug(unplug), delay_s, eject_after_s)
+
+    # --- networks, as virsh would --------------------------------------------------------------------
+
+    def define_network(self, xml: str) -> None:
+        """Define a network that is not active, or its configuration anew."""
+        root = parse(xml)
+        name, own = (root.findtext(tag, "").strip() for tag in ("name", "uuid"))
+        networks.define(self.world, SimNetwork(name, own or str(uuid.uuid4()), xml, active=False))
+
+    def start_network(self, name: str) -> None:
+        """Start a network: its pool is the network's from now on."""
+        networks.set_active(self.world, name, active=True)
+
+    def destroy_network(self, name: str) -> None:
+        """Stop a network; it stays defined, and guests keep what they have of its pool."""
+        networks.set_active(self.world, name, active=False)
 
     # --- libvirt and the host ------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ class ErrorNumber(IntEnum):
     XML_ERROR = 27
     SYSTEM_ERROR = 38
     NO_DOMAIN = 42
+    NO_NETWORK = 43
     NO_NODE_DEVICE = 53
     OPERATION_INVALID = 55
     OPERATION_TIMEOUT = 68
@@ -29,6 +30,7 @@ _PREFIX = {
     ErrorNumber.OPERATION_FAILED: "operation failed: ",
     ErrorNumber.XML_ERROR: "XML error: ",
     ErrorNumber.NO_DOMAIN: "Domain not found: ",
+    ErrorNumber.NO_NETWORK: "Network not found: ",
     ErrorNumber.NO_NODE_DEVICE: "Node device not found: ",
     ErrorNumber.OPERATION_INVALID: "Requested operation is not valid: ",
     ErrorNumber.OPERATION_TIMEOUT: "Timed out during operation: ",
@@ -36,7 +38,9 @@ _PREFIX = {
 }
 """What libvirt puts before the text of each number; nothing before a system error."""
 
-_NO_SUCH = frozenset({ErrorNumber.NO_DOMAIN, ErrorNumber.NO_NODE_DEVICE, ErrorNumber.DEVICE_MISSING})
+_NO_SUCH = frozenset(
+    {ErrorNumber.NO_DOMAIN, ErrorNumber.NO_NETWORK, ErrorNumber.NO_NODE_DEVICE, ErrorNumber.DEVICE_MISSING}
+)
 
 
 def refusal(number: ErrorNumber, text: str) -> HypervisorError:
@@ -58,6 +62,11 @@ def raised(number: int, text: str, *, gone: bool = False) -> HypervisorError:
 def no_domain(uuid: str) -> HypervisorError:
     """There is no such domain."""
     return refusal(ErrorNumber.NO_DOMAIN, f"no domain with matching uuid '{uuid}'")
+
+
+def no_network(name: str) -> HypervisorError:
+    """There is no such network."""
+    return refusal(ErrorNumber.NO_NETWORK, f"no network with matching name '{name}'")
 
 
 def no_node_device(name: str) -> HypervisorError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
-from hostdevd.core.ports import DriverState, Event, EventSink, HostChanged, IdentityFacts
+from hostdevd.core.ports import DriverState, Event, EventSink, HostChanged, IdentityFacts, Listed, nothing_listed
 from hostdevd.sim.identity import identity_of
 from hostdevd.sim.world import World
 
@@ -42,7 +42,7 @@ class SimHost:
         if self._sink is not None:
             self._sink(event)
 
-    async def uses(self) -> HostUses:
+    async def uses(self, listed: Listed = nothing_listed) -> HostUses:  # noqa: ARG002  it is the host of its own libvirt
         """The uses of devices that the host sees: without its disk there is no mount."""
         kernel = self._world.kernel
         by_path: dict[str, tuple[HostUse, ...]] = {}
@@ -82,7 +82,7 @@ class SimHost:
         """The kernel's boot id."""
         return self._world.boot_id
 
-    async def checks(self) -> Sequence[Check]:
+    async def checks(self, listed: Listed = nothing_listed) -> Sequence[Check]:  # noqa: ARG002
         """Everything passes, except what the extras take away."""
         host = self._world.extras.host
         unknown = "; ".join(f"{kind}: {text}" for kind, text in sorted(host.unknown_uses.items()))

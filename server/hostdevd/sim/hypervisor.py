@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from hostdevd.core.addresses import DeviceSource
-from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
 from hostdevd.core.ports import (
     Connected,
     Disconnected,
@@ -21,6 +21,7 @@ from hostdevd.core.ports import (
 )
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
 from hostdevd.sim.injection import Faults, error_of
+from hostdevd.sim.networks import active_pools
 from hostdevd.sim.passthrough import nodedev_detach, nodedev_reattach
 from hostdevd.sim.unplug import Guests
 from hostdevd.sim.world import World
@@ -133,6 +134,10 @@ class SimHypervisor:
     async def domain(self, uuid: str) -> Domain:
         """One domain by UUID; `NoSuchObject` when it is gone."""
         return await self._call("domain", lambda: self._world.domain(uuid).domain(), uuid=uuid)
+
+    async def networks(self) -> Sequence[Network]:
+        """The active networks that hand out PCI functions."""
+        return await self._call("networks", lambda: active_pools(self._world))
 
     # --- changing ------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from hostdevd.sim.attachment import place, take_host_device
 from hostdevd.sim.faults import ErrorNumber, invalid, refusal
 from hostdevd.sim.guestxml import GuestXml
 from hostdevd.sim.kernel import VFIO
+from hostdevd.sim.networks import give_from_pools
 from hostdevd.sim.passthrough import open_pci, prepare_pci, release
 from hostdevd.sim.simdomain import SimDomain
 from hostdevd.sim.usbmatch import find_usb
@@ -35,6 +36,7 @@ def start(world: World, uuid: str) -> None:
         raise invalid("domain is already running")
     guest = GuestXml(domain.config or "")
     with world.changing():
+        give_from_pools(world, guest)
         bound = _take_devices(world, guest)
         try:
             for hostdev in guest.devices.iterfind("hostdev"):
@@ -126,6 +128,10 @@ def load(world: World, domain: SimDomain, xml: str, *, persistent: bool) -> None
     world.domains[domain.uuid] = domain
     if not domain.state.active:
         return
+    try:
+        give_from_pools(world, guest)
+    except HypervisorError as error:
+        raise ValueError(f"domain {domain.name!r}: {error.text}") from error
     guest.set_aliases()
     for hostdev in guest.devices.iterfind("hostdev[@type='usb']"):
         _find_usb_of_running(world, hostdev)

@@ -7,12 +7,14 @@
         <test:hasManagedSave/>
         <name>spare</name> ...
       </domain>
+      <network><name>vf-pool</name><forward mode='hostdev'><pf dev='eth1'/></forward></network>    active
       <device><name>computer</name> ... </device>
     </node>
 
-Either element may name another file instead: `<device file='nic.xml'/>`, relative to this one. Unlike the
-test driver, `<driver>` in a device and `<hostdev>` in a domain count. Other elements of the test driver
-(networks, pools) are skipped.
+Each element may name another file instead: `<device file='nic.xml'/>`, relative to this one. Unlike the
+test driver, `<driver>` in a device and `<hostdev>` in a domain count. A network with
+forward mode hostdev has a pool, of which guests get functions when they start. Other elements of the test
+driver (storage pools) are skipped.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _RUN_STATES = {
 """`virDomainState`: 2 is blocked, 4 is shutting down; both still have their guest."""
 
 _NAMESPACE = uuid.UUID("6b1f8f43-5d0c-4f4e-9a2b-6f1d7c1c0e55")
-"""For domains without a UUID: the same name gets the same UUID at every start."""
+"""For domains and networks without a UUID: the same name gets the same UUID at every start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,21 @@ class FileDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class FileNetwork:
+    """A network of the file; all of them are active."""
+
+    name: str
+    uuid: str
+    xml: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFile:
     """What the file says."""
 
     devices: tuple[str, ...]
     domains: tuple[FileDomain, ...]
+    networks: tuple[FileNetwork, ...]
 
 
 def read_node_file(path: Path) -> NodeFile:
@@ -70,10 +82,12 @@ def read_node_file(path: Path) -> NodeFile:
         raise ValueError(f"{path}:{root.sourceline}: the root element is <{root.tag}>, not <node>")
     devices = tuple(_device(element, place) for element, place in _elements(path, root, "device"))
     domains = tuple(_domain(element, place) for element, place in _elements(path, root, "domain"))
+    networks = tuple(_network(element, place) for element, place in _elements(path, root, "network"))
     _refuse_twice(path, "device", [name for name, _ in devices])
     _refuse_twice(path, "domain", [domain.name for domain in domains])
     _refuse_twice(path, "domain UUID", [domain.uuid for domain in domains])
-    return NodeFile(tuple(xml for _, xml in devices), domains)
+    _refuse_twice(path, "network", [network.name for network in networks])
+    return NodeFile(tuple(xml for _, xml in devices), domains, networks)
 
 
 def _document(path: Path, place: str) -> etree._Element:
@@ -133,6 +147,13 @@ def _domain(element: etree._Element, place: str) -> FileDomain:
     for own in element.findall(f"{{{TEST_NAMESPACE}}}*"):
         element.remove(own)
     return FileDomain(name, _uuid(element, name, place), _text(element), state, not transient, managed_save)
+
+
+def _network(element: etree._Element, place: str) -> FileNetwork:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise ValueError(f"{place}: the <network> has no <name>")
+    return FileNetwork(name, _uuid(element, name, f"{place}: network {name!r}"), _text(element))
 
 
 def _uuid(element: etree._Element, name: str, place: str) -> str:

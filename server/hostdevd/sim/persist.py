@@ -15,6 +15,7 @@ from hostdevd.core.model import HostUse, HostUseKind, VmState
 from hostdevd.sim.extras import GuestBehaviour, Unplug
 from hostdevd.sim.kernel import SimDevice
 from hostdevd.sim.simdomain import SimDomain
+from hostdevd.sim.simnetwork import SimNetwork
 from hostdevd.sim.world import LibvirtMemory, Unplugging, World
 
 STATE_FILE = "simulated-host.json"
@@ -72,6 +73,10 @@ class SavedHost:
             "boot_id": world.boot_id,
             "devices": {name: state for name, state in devices.items() if state != self._initial.get(name)},
             "domains": [_domain(domain) for domain in world.domains.values()],
+            "networks": [
+                {"name": each.name, "uuid": each.uuid, "xml": each.xml, "active": each.active}
+                for each in world.networks.values()
+            ],
             "uses": {
                 name: [{"kind": use.kind.value, "detail": use.detail} for use in uses]
                 for name, uses in world.uses.items()
@@ -100,6 +105,10 @@ class SavedHost:
                 each["name"], each["uuid"], VmState(each["state"]), each["live"], each["config"], each["managed_save"]
             )
             for each in saved["domains"]
+        }
+        world.networks = {
+            each["name"]: SimNetwork(each["name"], each["uuid"], each["xml"], each["active"])
+            for each in saved["networks"]
         }
         world.uses = {
             name: tuple(HostUse(HostUseKind(use["kind"]), use["detail"]) for use in uses)

@@ -19,6 +19,7 @@ from hostdevd.sim.inventory import prepare_devices
 from hostdevd.sim.nodefile import NodeFile, read_node_file
 from hostdevd.sim.persist import SavedHost
 from hostdevd.sim.simdomain import SimDomain
+from hostdevd.sim.simnetwork import SimNetwork
 from hostdevd.sim.unplug import Guests
 from hostdevd.sim.world import World
 from hostdevd.virt.xml.capabilities import host_uuid
@@ -62,14 +63,15 @@ def simulate(
         raise ValueError(f"{beside}: {error}") from None
     saved = None if state_dir is None else SavedHost(state_dir, origin, world)
     if saved is None or not saved.load():
-        _load_domains(world, nodes, path)
+        _load_libvirt(world, nodes, path)
     if saved is not None:
         world.on_change = saved.save
         saved.save()
     return _assemble(world, clock, path, extras, before_call)
 
 
-def _load_domains(world: World, nodes: NodeFile, path: Path) -> None:
+def _load_libvirt(world: World, nodes: NodeFile, path: Path) -> None:
+    world.networks = {told.name: SimNetwork(told.name, told.uuid, told.xml) for told in nodes.networks}
     for told in nodes.domains:
         domain = SimDomain(told.name, told.uuid, told.state, None, None, told.managed_save)
         try:

@@ -17,6 +17,7 @@ from hostdevd.sim.extras import Extras, GuestBehaviour
 from hostdevd.sim.faults import invalid, no_domain
 from hostdevd.sim.kernel import Kernel
 from hostdevd.sim.simdomain import SimDomain
+from hostdevd.sim.simnetwork import SimNetwork
 
 Subscriber = Callable[[Event], None]
 
@@ -51,6 +52,7 @@ class World:
         self.boot_id = boot_id
         self.kernel = Kernel(self.held, self.emit, extras.drivers)
         self.domains: dict[str, SimDomain] = {}
+        self.networks: dict[str, SimNetwork] = {}
         self.uses: dict[str, tuple[HostUse, ...]] = dict(extras.uses)
         self.behaviour: dict[str, GuestBehaviour] = dict(extras.guests)
         self.libvirt = LibvirtMemory()

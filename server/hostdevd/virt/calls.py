@@ -22,6 +22,7 @@ _NO_SUCH_OBJECT = frozenset(
     {
         libvirt.VIR_ERR_NO_DOMAIN,
         libvirt.VIR_ERR_NO_NODE_DEVICE,
+        libvirt.VIR_ERR_NO_NETWORK,
         libvirt.VIR_ERR_DEVICE_MISSING,
     }
 )

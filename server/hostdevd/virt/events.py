@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import libvirt
+import structlog
 
 from hostdevd.core.ports import (
     DeviceRemovalFailed,
@@ -20,10 +21,15 @@ from hostdevd.core.ports import (
     DomainStarted,
     DomainStopped,
     Event,
+    HypervisorError,
+    HypervisorGone,
+    NetworksChanged,
     NodeDeviceChanged,
 )
 from hostdevd.virt.calls import Link, quietly
 from hostdevd.virt.handles import ConnectionHandle, DomainHandle, NodeDeviceHandle
+
+_log = structlog.get_logger(__name__)
 
 Emit = Callable[[Event], None]
 """Takes an event from the event thread; must not block or raise."""
@@ -129,6 +135,10 @@ NODE_DEVICE_EVENTS = (libvirt.VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE, libvirt.VIR_NO
 """All mean the same: the name is all that they tell."""
 
 
+NETWORK_EVENT = libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE
+"""Defined, undefined, started and stopped all mean the same: which are active, and their pools, is read."""
+
+
 # --- registering -------------------------------------------------------------------------------------
 
 
@@ -144,7 +154,22 @@ def register(link: Link, emit: Emit) -> list[Undo]:
         callback = _node_device_callback(emit)
         number = link.call(handle.nodeDeviceEventRegisterAny, None, event_id, callback, None)
         undo.append(_undo(handle.nodeDeviceEventDeregisterAny, number))
+    undo += _register_networks(link, emit)
     return undo
+
+
+def _register_networks(link: Link, emit: Emit) -> list[Undo]:
+    handle = link.handle
+    try:
+        number = link.call(handle.networkEventRegisterAny, None, NETWORK_EVENT, _network_callback(emit), None)
+    except HypervisorGone:
+        raise
+    except HypervisorError as error:
+        # No network driver, or its daemon (virtnetworkd) is away: the rest is worth following without it, and
+        # the networks are read again now and then.
+        _log.warning("libvirt_networks_not_followed", why=error.text)
+        return []
+    return [_undo(handle.networkEventDeregisterAny, number)]
 
 
 def _undo(deregister: Callable[[int], int], number: int) -> Undo:
@@ -156,6 +181,13 @@ def _domain_callback(meaning: Callable[..., tuple[Event, ...]], emit: Emit) -> C
         # The last argument is the opaque value.
         for event in meaning(domain.UUIDString(), *arguments[:-1]):
             emit(event)
+
+    return callback
+
+
+def _network_callback(emit: Emit) -> Callable[..., None]:
+    def callback(*_arguments: object) -> None:
+        emit(NetworksChanged())
 
     return callback
 

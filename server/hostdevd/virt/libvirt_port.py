@@ -10,10 +10,17 @@ from typing import TypeVar
 
 import libvirt
 
-from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
 from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
 from hostdevd.virt.connection import Connection
-from hostdevd.virt.reading import ParseNodeDevice, read_domain, read_info, read_node_device
+from hostdevd.virt.reading import (
+    ParseNodeDevice,
+    list_networks,
+    read_domain,
+    read_info,
+    read_network,
+    read_node_device,
+)
 from hostdevd.virt.uri import check_uri
 from hostdevd.virt.xml.domain import entry_xml
 from hostdevd.virt.xml.hostdev import build_hostdev
@@ -106,6 +113,13 @@ class LibvirtPort:
             return read_domain(link, link.call(link.handle.lookupByUUIDString, uuid))
 
         return await self._connection.read(read)
+
+    async def networks(self) -> Sequence[Network]:
+        """The active networks that hand out PCI functions; none where libvirt has no network driver."""
+        link = self._connection.reader
+        handles = await self._connection.read(partial(list_networks, link))
+        found = await self._read_each(handles, partial(read_network, link))
+        return [network for network in found if network is not None]
 
     async def _read_each(self, handles: Sequence[H], read: Callable[[H], T]) -> list[T]:
         chunks = [handles[start : start + _CHUNK] for start in range(0, len(handles), _CHUNK)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import libvirt
 
-from hostdevd.core.model import Domain, HypervisorInfo, NodeDevice, Vm, VmState
+from hostdevd.core.model import Domain, HypervisorInfo, Network, NodeDevice, Vm, VmState
 from hostdevd.core.ports import HypervisorError, NoSuchObject
 from hostdevd.virt.calls import Link
-from hostdevd.virt.handles import DomainHandle, NodeDeviceHandle
+from hostdevd.virt.handles import DomainHandle, NetworkHandle, NodeDeviceHandle
 from hostdevd.virt.xml.capabilities import host_uuid
 from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
+from hostdevd.virt.xml.network import network
 
 ParseNodeDevice = Callable[[str, str], NodeDevice]
 """The XML and libvirt's name of the device to the device. It never fails: see `xml.nodedev`."""
@@ -77,6 +79,23 @@ def _managed_save(link: Link, domain: DomainHandle) -> bool:
         if error.code == libvirt.VIR_ERR_NO_SUPPORT:
             return False
         raise
+
+
+def list_networks(link: Link) -> list[NetworkHandle]:
+    """The active networks; a libvirt without a network driver has none."""
+    try:
+        return link.call(link.handle.listAllNetworks, libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+    except HypervisorError as error:
+        if error.code == libvirt.VIR_ERR_NO_SUPPORT:
+            return []
+        raise
+
+
+def read_network(link: Link, handle: NetworkHandle) -> Network | None:
+    """One network with its pool; None when it hands out no devices."""
+    found = network(link.call(handle.XMLDesc, 0))
+    # Whoever reads of a gap must know where to look.
+    return replace(found, name=link.call(handle.name)) if found is not None and not found.name else found
 
 
 def read_info(link: Link) -> HypervisorInfo:

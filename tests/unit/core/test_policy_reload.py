@@ -126,7 +126,7 @@ def verdicts(on: Machine) -> list[tuple[str, ...]]:
 async def hide_the_networks_use(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     good = on.sim.host.uses
 
-    async def uses() -> HostUses:
+    async def uses(*_: object) -> HostUses:
         return replace(await good(), unknown=(("net", "netlink is not allowed"),))
 
     monkeypatch.setattr(on.sim.host, "uses", uses)

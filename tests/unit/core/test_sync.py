@@ -11,7 +11,7 @@ import pytest
 from hostdevd.app import Ports, run_core
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import HostUseKind, HostUses, PciFacts
-from hostdevd.core.ports import HypervisorGone
+from hostdevd.core.ports import HostChanged, HypervisorGone, Listed
 from hostdevd.core.sync import Pace
 from hostdevd.sim.simulation import simulate
 from hostdevd.virt.xml.parser import XmlInvalid
@@ -70,7 +70,7 @@ async def test_uses_that_could_not_be_read_are_read_again(tmp_path: Path, monkey
         good = on.sim.host.uses
         failed: list[bool] = []
 
-        async def uses() -> HostUses:
+        async def uses(_: object) -> HostUses:
             if not failed:
                 failed.append(True)
                 raise OSError("no such file")
@@ -81,6 +81,56 @@ async def test_uses_that_could_not_be_read_are_read_again(tmp_path: Path, monkey
         on.sim.controls.add_use(name, HostUseKind.VFIO_USER, "(1234)")
         await until(on, lambda: not on.core.store.devices[name].eligibility.eligible)
         assert failed
+
+
+async def test_the_host_is_asked_with_what_libvirt_lists_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(tmp_path) as on:
+        good, told = on.sim.host.uses, list[bool | None]()
+
+        async def uses(listed: Listed) -> HostUses:
+            while "eth1" in (listed() or ()):  # noqa: ASYNC110  as the running host does, but for ever
+                await asyncio.sleep(0.001)
+            told.append(True)
+            return await good()
+
+        monkeypatch.setattr(on.sim.host, "uses", uses)
+        name = on.name("nic_single")
+        interface = next(one.name for one in on.core.store.graph.descendants(name) if one.type == "net")
+        # The kernel tells at once, libvirt a little later, and is heard while the host waits for it.
+        on.core.sync._on_event(HostChanged())
+        await asyncio.sleep(0.02)
+        assert not told
+        on.sim.controls.unplug_device(interface)
+        async with asyncio.timeout(5):
+            while not told:  # noqa: ASYNC110  nothing else tells
+                await asyncio.sleep(0.01)
+
+
+async def test_a_libvirt_that_does_not_answer_lists_nothing_known(tmp_path: Path) -> None:
+    async with machine(tmp_path) as on:
+        assert "eth1" in (on.core.sync.listed() or ())
+        on.sim.controls.disconnect()
+        await asyncio.sleep(0.01)
+        assert on.core.sync.listed() is None
+
+
+async def test_the_first_read_is_compared_with_what_it_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FastClock()
+    sim = simulate(clock, None)
+    asked: list[frozenset[str] | None] = []
+
+    async def uses(listed: Listed) -> HostUses:
+        asked.append(listed())
+        return HostUses(unknown=(("pci", "libvirt lists the interface eth1"),))
+
+    monkeypatch.setattr(sim.host, "uses", uses)
+    async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=PACE) as core:
+        await core.sync.synced.wait()
+        assert {"eth0", "eth1", "eth14"} <= (asked[0] or set())
+        eligible = [view.name for view in core.store.devices.values() if view.eligibility.eligible]
+        assert eligible == []
 
 
 async def test_a_driver_override_that_changes_alone_is_noticed(tmp_path: Path) -> None:

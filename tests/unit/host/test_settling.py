@@ -31,7 +31,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *given: HostUses) -> list[int]:
 
     found = following()
 
-    def read(_: object) -> HostUses:
+    def read(*_: object) -> HostUses:
         reads.append(1)
         return next(found)
 

@@ -84,4 +84,3 @@ async def test_the_port_answers_of_a_recorded_host(host: HostBuilder) -> None:
     assert running.block_paths("/dev/sda") == (sda,)
     assert sda in (await running.uses()).by_path
     assert len(await running.checks()) == 5
-    assert running.interface_names() == frozenset()

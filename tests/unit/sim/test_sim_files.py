@@ -56,6 +56,9 @@ def _simulate(path: Path) -> Simulation:
             "a transient domain cannot be shut off",
         ),
         (f"<node>{_domain(uuid='<uuid>none</uuid>')}</node>", "domain 'vm1': <uuid> is 'none', not a UUID"),
+        ("<node><network/></node>", "the <network> has no <name>"),
+        ("<node><network><name>n</name><uuid>x</uuid></network></node>", "network 'n': <uuid> is 'x', not a UUID"),
+        ("<node><network><name>n</name></network><network><name>n</name></network></node>", "entries of network 'n'"),
     ],
 )
 def test_a_broken_node_file_is_refused_with_its_place(tmp_path: Path, content: str, fault: str) -> None:
@@ -148,5 +151,5 @@ def test_a_device_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
 async def test_the_built_in_host_has_every_role(rig: Rig) -> None:
     names = await rig.sim.hypervisor.node_device_names()
     assert set(rig.sim.roles.values()) <= names
-    assert len(rig.sim.roles) == 27
+    assert len(rig.sim.roles) == 30
     assert not [device.name for device in await rig.sim.hypervisor.node_devices() if device.conditions]
