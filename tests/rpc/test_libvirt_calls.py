@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +19,9 @@ calls = pytest.importorskip("hostdevd.virt.calls")
 class Handle:
     """A connection that fails as it is told."""
 
-    def __init__(self, code: int, text: str, alive: int = 1) -> None:
+    def __init__(self, code: int, text: str, alive: int = 1, domain: int = 0, number: int = 0) -> None:
         self.error = libvirt.libvirtError(text)
-        self.error.err = (code, 0, text, 2, "", "", "", 0, 0)
+        self.error.err = (code, domain, text, 2, "", "", "", number, 0)
         self.alive = alive
 
     def isAlive(self) -> int:  # noqa: N802  libvirt's name
@@ -50,6 +51,15 @@ def test_meaning(handle: Any, meaning: type[HypervisorError]) -> None:
         calls.Link(handle, calls.CallCounter()).call(handle.fail)
     assert failure.type is meaning
     assert failure.value.text == handle.error.get_error_message()
+
+
+@pytest.mark.parametrize(("number", "absent"), [(errno.ENOENT, True), (errno.ECONNREFUSED, False)])
+def test_a_modular_daemon_that_is_not_installed_is_told_from_one_that_is_down(number: int, *, absent: bool) -> None:
+    text = "Failed to connect socket to '/var/run/libvirt/virtnetworkd-sock'"
+    handle: Any = Handle(libvirt.VIR_ERR_SYSTEM_ERROR, text, domain=libvirt.VIR_FROM_RPC, number=number)
+    with pytest.raises(HypervisorError) as failure:
+        calls.Link(handle, calls.CallCounter()).call(handle.fail)
+    assert isinstance(failure.value, calls.NoDaemon) is absent
 
 
 def test_calls_are_counted_by_name_also_when_they_fail() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -253,6 +253,15 @@ def test_a_connection_that_breaks_while_it_registers_is_gone() -> None:
 
 def test_a_libvirt_without_network_driver_has_no_networks() -> None:
     assert reading.list_networks(link(Connection(libvirt.VIR_ERR_NO_SUPPORT))) == []
+
+
+def test_a_libvirt_without_its_network_daemon_has_no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise calls.NoDaemon(libvirt.VIR_ERR_SYSTEM_ERROR, "no socket")
+
+    connection = link(Connection())
+    monkeypatch.setattr(connection, "call", refuse)
+    assert reading.list_networks(connection) == []
 
 
 def test_a_network_driver_that_fails_is_an_error() -> None:

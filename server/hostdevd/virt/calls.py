@@ -5,6 +5,7 @@ The only file that catches `libvirtError`.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,8 +35,16 @@ _BUSY = frozenset(
         libvirt.VIR_ERR_OPERATION_FAILED,
     }
 )
+_NO_SOCKET = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.ENOENT)
 _BUSY_TEXT = "state change lock"
 """Both codes have other meanings; only this one promises that nothing was done."""
+
+
+class NoDaemon(HypervisorError):
+    """No daemon serves that part of libvirt here: a modular one hands the call on to a socket that does not exist.
+
+    systemd keeps the sockets of all daemons that are installed and enabled, whether they run or not.
+    """
 
 
 class CallCounter:
@@ -79,7 +88,7 @@ class Link:
         try:
             return function(*args, **kwargs)
         except libvirt.libvirtError as error:
-            raise _translated(_code(error), _text(error), alive=self.alive()) from error
+            raise _translated(error, alive=self.alive()) from error
 
     def alive(self) -> bool:
         """Whether the connection still stands; asks the socket, not the other side."""
@@ -98,7 +107,8 @@ def quietly(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) ->
     return True
 
 
-def _translated(code: int, text: str, *, alive: bool) -> HypervisorError:
+def _translated(error: libvirt.libvirtError, *, alive: bool) -> HypervisorError:
+    code, text = _code(error), _text(error)
     # By the connection, not by the code: a dying one gives INTERNAL_ERROR, SYSTEM_ERROR, RPC and others.
     if not alive:
         return HypervisorGone(text)
@@ -106,6 +116,8 @@ def _translated(code: int, text: str, *, alive: bool) -> HypervisorError:
         return NoSuchObject(code, text)
     if code in _BUSY and _BUSY_TEXT in text:
         return HypervisorBusy(code, text)
+    if (code, error.get_error_domain(), error.get_int1()) == _NO_SOCKET:
+        return NoDaemon(code, text)
     return HypervisorError(code, text)
 
 

@@ -9,7 +9,7 @@ import libvirt
 
 from hostdevd.core.model import Domain, HypervisorInfo, Network, NodeDevice, Vm, VmState
 from hostdevd.core.ports import HypervisorError, NoSuchObject
-from hostdevd.virt.calls import Link
+from hostdevd.virt.calls import Link, NoDaemon
 from hostdevd.virt.handles import DomainHandle, NetworkHandle, NodeDeviceHandle
 from hostdevd.virt.xml.capabilities import host_uuid
 from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
@@ -82,9 +82,11 @@ def _managed_save(link: Link, domain: DomainHandle) -> bool:
 
 
 def list_networks(link: Link) -> list[NetworkHandle]:
-    """The active networks; a libvirt without a network driver has none."""
+    """The active networks; a libvirt without a network driver, or without virtnetworkd, has none."""
     try:
         return link.call(link.handle.listAllNetworks, libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+    except NoDaemon:
+        return []
     except HypervisorError as error:
         if error.code == libvirt.VIR_ERR_NO_SUPPORT:
             return []
