@@ -34,8 +34,8 @@ from hostdevd.core.profiles import PROFILES
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
+from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
-from hostdevd.ops.guard_file import GuardFile
 
 log = structlog.get_logger()
 

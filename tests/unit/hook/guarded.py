@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from hostdevd.ops.guard_file import NAME, replace_file
+from hostdevd.guard_file import NAME, replace_file
 from unit.host.builder import HostBuilder
 
 HOOK = Path(__file__).parents[3] / "deploy/hooks/qemu.d/hostdevd"
