@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,7 +117,7 @@ class GuardedHost(HostBuilder):
     def start(self, xml: str | bytes, *operation: str) -> Outcome:
         """Have libvirt's question put to the hook."""
         done = subprocess.run(
-            [sys.executable, "-IS", str(HOOK), "spare", *(operation or ("prepare", "begin")), "-"],
+            [str(HOOK), "spare", *(operation or ("prepare", "begin")), "-"],
             input=xml if isinstance(xml, bytes) else xml.encode(),
             capture_output=True,
             check=False,

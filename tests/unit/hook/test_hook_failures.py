@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from unit.hook.guarded import ALIAS, NIC_KEY, GuardedHost, disk, domain, pci
+from unit.hook.guarded import ALIAS, HOOK, NIC_KEY, GuardedHost, disk, domain, pci
 
 PLAIN = domain(disk("/dev/vg0/guest"), "<interface type='network'><source network='default'/></interface>")
 
@@ -97,3 +102,19 @@ def test_broken_xml_that_names_host_devices(host: GuardedHost, xml: str) -> None
 )
 def test_host_devices_of_which_nothing_is_known_are_libvirts_business(host: GuardedHost, element: str) -> None:
     assert host.start(domain(element)).passes()
+
+
+def test_without_python_only_vms_with_host_devices_are_refused(tmp_path: Path) -> None:
+    hook = tmp_path / "hostdevd"
+    hook.write_text(HOOK.read_text().replace("/usr/bin/python3", "/nowhere/python3").replace("v python3", "v nowhere"))
+    for xml, status in ((PLAIN, 0), (domain(pci()), 1)):
+        command = ["sh", str(hook), "spare", "prepare", "begin", "-"]
+        done = subprocess.run(command, input=xml, capture_output=True, check=False, text=True)
+        assert (done.returncode, "needs python3" in done.stderr) == (status, bool(status))
+
+
+def test_it_is_one_file_for_any_python_from_3_9_and_imports_nothing_else() -> None:
+    tree = ast.parse(HOOK.read_text(), feature_version=(3, 9))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in found}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
