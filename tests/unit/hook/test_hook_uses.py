@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from unit.hook.guarded import ALIAS, BOOT, NIC_KEY, OTHER_VM, GuardedHost, disk, domain, pci, scsi, usb
@@ -186,7 +190,26 @@ def test_a_group_mate_that_another_vm_holds(host: GuardedHost) -> None:
     host.card("0000:00:03.1", group=3)
     host.guard({ALIAS: NIC_KEY}, held={"pci:0000:00:03.1": holder()})
     host.write("/run/libvirt/qemu/alpha.pid", "4711\n")
-    assert host.start(domain(pci())).refuses("0000:00:03.1, in the same IOMMU group", "alpha")
+    host.bind("0000:00:03.1", "vfio-pci")
+    assert host.start(domain(pci())).refuses("0000:00:03.1, in the same IOMMU group", "held by the running VM alpha")
+    host.write("/sys/devices/pci0000:00/0000:00:03.1/enable", "0\n")  # detached, and the service did not write yet
+    assert host.start(domain(pci())).passes()
+
+
+def test_a_hold_that_ended_a_moment_ago_is_waited_out(lun: GuardedHost) -> None:
+    file = lun.at("/var/lib/hostdevd/guard.json")
+    lun.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    after = file.read_text()
+    lun.guard({ALIAS: LUN_KEY}, held={"scsi:2:0:0:1": holder()})
+    before = file.read_text()
+    file.unlink()
+    os.mkfifo(file)  # each reading gets what is written to it then, however long that takes
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(lun.start, domain(scsi()))
+        file.write_text(before)
+        time.sleep(1.0)
+        file.write_text(after)
+        assert asked.result().passes()
 
 
 # --- disks by their path -------------------------------------------------------------------------------
