@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import runpy
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from unit.hook.guarded import ALIAS, BOOT, NIC_KEY, OTHER_VM, GuardedHost, disk, domain, pci, scsi, usb
+from unit.hook.guarded import ALIAS, BOOT, HOOK, NIC_KEY, OTHER_VM, GuardedHost, disk, domain, pci, scsi, usb
 
 LUN_KEY = "scsi|naa.5000c50015ea71aa|0000:00/5.0/0:0:1"
 ADAPTER = "0000:00:05.0"
@@ -65,6 +67,27 @@ def test_a_btrfs_member_and_a_mount_that_process_1_does_not_see(lun: GuardedHost
 def test_what_a_guest_wrote_on_its_disk_keeps_it_from_nothing(lun: GuardedHost, kind: str) -> None:
     lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", f"E:ID_FS_TYPE={kind}\n")
     assert lun.start(domain(scsi())).passes()
+
+
+@pytest.mark.parametrize(("fault", "words"), [(errno.EBUSY, ["open on the host as zfs_member"]), (errno.ENXIO, [])])
+def test_a_pool_that_the_host_has_open_is_a_use(
+    lun: GuardedHost, monkeypatch: pytest.MonkeyPatch, fault: int, words: list[str]
+) -> None:
+    """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
+    lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
+    monkeypatch.setenv("HOSTDEVD_GUARD_ROOT", str(lun.root))
+    hook = runpy.run_path(str(HOOK))
+    opened = []
+
+    def refuse(path: str, flags: int) -> int:
+        opened.append((path, flags & os.O_EXCL))
+        raise OSError(fault, "refused")
+
+    monkeypatch.setattr(os, "open", refuse)
+    said = list(hook["Guard"](hook["parse"](domain(scsi()).encode())).refusals())
+    assert opened == [(str(lun.at("/dev/sdb")), os.O_EXCL)]
+    assert [word for word in words if word in said[0]] == words
+    assert len(said) == len(words)
 
 
 @pytest.mark.parametrize("boot", [BOOT, OTHER_BOOT])
