@@ -35,6 +35,7 @@ from hostdevd.core.profiles import PROFILES
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
+from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
 from hostdevd.policy_file import PolicyFile
 
@@ -212,6 +213,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     policy = await policy_file.read()
     async with run_core(ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays) as core:
         hub = Hub(core.store, core.sync)
+        guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id)
         health = Health()
         seam = ErrorSeam()
         context = Context(
@@ -221,7 +223,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             pages=Pages(clock.now),
             renderer=Renderer(core.store, lambda: core.sync.info.name if core.sync.info else ""),
             hub=hub,
-            checks=lambda: _checks(core, config),
+            checks=lambda: _checks(core, config, guard),
         )
         server = build_server(context, health, seam, with_reflection=config.reflection)
         bound = [bind(server, address) for address in addresses]
@@ -229,6 +231,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             asyncio.create_task(_follow_health(core.sync, health), name="health"),
             asyncio.create_task(policy_file.follow(core.store), name="policy"),
         )
+        guard.start()
         try:
             await server.start()
             for address in bound:
@@ -247,6 +250,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             await asyncio.wait({stopped}, timeout=DRAIN_S)
             seam.close()
             await stopped
+            await guard.close()
 
 
 class _state_dir:  # noqa: N801  used like a function
@@ -291,7 +295,7 @@ async def _follow_health(sync: Sync, health: Health) -> None:
         stop()
 
 
-async def _checks(core: Core, config: Config) -> Sequence[Check]:
+async def _checks(core: Core, config: Config, guard: GuardFile) -> Sequence[Check]:
     """`GetHost`'s report: libvirt and the state store from here, the rest from the host."""
     sync = core.sync
     if sync.connected:
@@ -320,6 +324,13 @@ async def _checks(core: Core, config: Config) -> Sequence[Check]:
             CheckStatus.FAIL,
             f"the last write to {config.state_dir} failed: {fault}",
             "free space on its disk, or mount it writable",
+        )
+    elif guard.fault is not None:
+        state = Check(
+            CheckCode.STATE_STORE,
+            CheckStatus.WARN,
+            f"the start guard's file is out of date: {guard.fault}",
+            f"see that {config.state_dir} can be written; until then the hook judges by what was assigned before",
         )
     host = [_with_pools(check, core.store.pool_gaps) for check in await core.ports.host.checks(sync.listed)]
     return (libvirt, devices, *host, state)

@@ -174,6 +174,11 @@ class Identities:
         places = {key for key in identity.keys if key.startswith(_PLACE)}
         return next((name for name, keys in sorted(self._keys_of.items()) if not places.isdisjoint(keys)), None)
 
+    def keys(self, uid: str) -> tuple[str, ...]:
+        """The keys by which the device of this uid is found again, strongest first; empty for an unknown uid."""
+        identity = self._by_uid.get(uid)
+        return _who(identity.keys) if identity is not None else ()
+
     def known(self, uid: str) -> bool:
         """Whether this uid was ever given."""
         return uid in self._by_uid

@@ -1,0 +1,274 @@
+"""What the host uses, or another running VM holds, is not started from; read at that moment, not from the file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import runpy
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from unit.hook.guarded import ALIAS, BOOT, HOOK, NIC_KEY, OTHER_VM, GuardedHost, disk, domain, pci, scsi, usb
+
+LUN_KEY = "scsi|naa.5000c50015ea71aa|0000:00/5.0/0:0:1"
+ADAPTER = "0000:00:05.0"
+OTHER_BOOT = "99999999-2222-4333-8444-555555555555"
+IN_USE = "is in use by the host"
+
+
+@pytest.fixture
+def lun(host: GuardedHost) -> GuardedHost:
+    host.lun()
+    host.guard({ALIAS: LUN_KEY})
+    return host
+
+
+def test_a_disk_mounted_since(lun: GuardedHost) -> None:
+    assert lun.start(domain(scsi())).passes()
+    lun.mount(lun.number_of("sdb"), r"/mnt/my\040disk", "/dev/sdb")
+    assert lun.start(domain(scsi())).refuses("2:0:0:1", IN_USE, "is mounted at /mnt/my disk")
+
+
+def test_a_partition_mounted_since(lun: GuardedHost) -> None:
+    lun.partition("sdb", "sdb1")
+    assert lun.start(domain(scsi())).passes()
+    lun.mount(lun.number_of("sdb1"), "/mnt")
+    assert lun.start(domain(scsi())).refuses(IN_USE, "/mnt")
+
+
+def test_swap_since(lun: GuardedHost) -> None:
+    lun.append("/proc/swaps", "/dev/sdb partition 65532 0 -2\n")
+    assert lun.start(domain(scsi())).refuses(IN_USE, "swap")
+
+
+@pytest.mark.parametrize(("name", "dm"), [("dm-0", ("vg0-root", "LVM-x")), ("md0", None)])
+def test_a_volume_or_an_array_that_stands_on_it(lun: GuardedHost, name: str, dm: tuple[str, str] | None) -> None:
+    lun.stacked(name, "sdb", dm=dm)
+    assert lun.start(domain(scsi())).refuses(IN_USE, dm[0] if dm else name)
+
+
+def test_a_mount_of_what_stands_on_it(lun: GuardedHost) -> None:
+    lun.stacked("dm-0", "sdb", dm=("secret", "CRYPT-x"))
+    lun.mount(lun.number_of("dm-0"), "/secret")
+    assert lun.start(domain(scsi())).refuses("/secret")
+
+
+def test_a_btrfs_member_and_a_mount_that_process_1_does_not_see(lun: GuardedHost) -> None:
+    lun.link("/sys/fs/btrfs/u-u/devices/sdb", lun.path_of("sdb"))
+    assert lun.start(domain(scsi())).refuses("btrfs")
+    lun.at("/sys/fs/btrfs/u-u/devices/sdb").unlink()
+    lun.directory("/sys/fs/ext4/sdb")
+    assert lun.start(domain(scsi())).refuses("is mounted")
+
+
+@pytest.mark.parametrize("kind", ["LVM2_member", "zfs_member", "linux_raid_member"])
+def test_what_a_guest_wrote_on_its_disk_keeps_it_from_nothing(lun: GuardedHost, kind: str) -> None:
+    lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", f"E:ID_FS_TYPE={kind}\n")
+    assert lun.start(domain(scsi())).passes()
+
+
+@pytest.mark.parametrize(("fault", "words"), [(errno.EBUSY, ["open on the host as zfs_member"]), (errno.ENXIO, [])])
+def test_a_pool_that_the_host_has_open_is_a_use(
+    lun: GuardedHost, monkeypatch: pytest.MonkeyPatch, fault: int, words: list[str]
+) -> None:
+    """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
+    lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
+    monkeypatch.setenv("HOSTDEVD_GUARD_ROOT", str(lun.root))
+    hook = runpy.run_path(str(HOOK))
+    opened = []
+
+    def refuse(path: str, flags: int) -> int:
+        opened.append((path, flags & os.O_EXCL))
+        raise OSError(fault, "refused")
+
+    monkeypatch.setattr(os, "open", refuse)
+    said = list(hook["Guard"](hook["parse"](domain(scsi()).encode())).refusals())
+    assert opened == [(str(lun.at("/dev/sdb")), os.O_EXCL)]
+    assert [word for word in words if word in said[0]] == words
+    assert len(said) == len(words)
+
+
+@pytest.mark.parametrize("boot", [BOOT, OTHER_BOOT])
+def test_an_adapter_with_a_disk_in_use_in_any_boot_and_whoever_configured_it(host: GuardedHost, boot: str) -> None:
+    host.card(ADAPTER, group=5)
+    host.lun()
+    host.guard(boot=boot)
+    host.mount(host.number_of("sdb"), "/")
+    assert host.start(domain(pci(ADAPTER, alias=""))).refuses(ADAPTER, IN_USE, "is mounted at /")
+
+
+def test_a_group_mate_in_use(host: GuardedHost) -> None:
+    host.card(ADAPTER, group=3, driver="ahci")
+    host.lun()
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).passes()
+    host.mount(host.number_of("sdb"), "/data")
+    assert host.start(domain(pci())).refuses(f"{ADAPTER}, in the same IOMMU group as 0000:00:03.0", "/data")
+
+
+def test_a_bridge_in_the_group_brings_nothing_with_it(host: GuardedHost) -> None:
+    bridge = host.function(ADAPTER, "pcieport", enable="2", **{"class": "0x060400"})
+    host.into_group(ADAPTER, 3)
+    host.disk("sdb", f"{bridge}/0000:01:00.0/host9")
+    host.mount(host.number_of("sdb"), "/data")
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).passes()
+
+
+def test_a_shared_nvme_namespace_is_in_use_by_its_controllers(host: GuardedHost) -> None:
+    nvme = host.card("0000:00:07.0", group=7, driver="nvme")
+    host.link("/sys/class/nvme-subsystem/nvme-subsys0/nvme0", host.directory(f"{nvme}/nvme/nvme0"))
+    host.directory(f"{nvme}/nvme/nvme0/nvme0c0n1")
+    host.disk("nvme0n1", "/sys/devices/virtual/nvme-subsystem/nvme-subsys0")
+    host.mount(host.number_of("nvme0n1"), "/mnt/lab")
+    host.guard()
+    source = (
+        "<source type='pci' managed='yes' namespace='1'><address domain='0x0' bus='0x0' slot='0x7' function='0x0'/>"
+    )
+    taken = f"<disk type='nvme' device='disk'>{source}</source><target dev='vdb' bus='virtio'/></disk>"
+    assert host.start(domain(taken)).refuses("0000:00:07.0", "/mnt/lab")
+
+
+@pytest.mark.parametrize(
+    ("use", "word"),
+    [
+        (lambda host: (host.virtual_nic("br0"), host.enslave("eth0", "br0")), "is a port of br0"),
+        (lambda host: host.default4("eth0"), "default route"),
+        (lambda host: host.address4("eth0", "192.0.2.7", "000200C0", "00FFFFFF"), "IPv4"),
+        (lambda host: host.write("/proc/1/net/if_inet6", f"{'20010db8':0<32} 03 40 00 80 eth0\n"), "IPv6"),
+        (lambda host: (host.virtual_nic("vlan7", "eth0"), host.default4("vlan7")), "vlan7 carries"),
+    ],
+)
+def test_an_interface_in_use(host: GuardedHost, use: object, word: str) -> None:
+    host.nic("eth0")
+    host.guard({ALIAS: NIC_KEY})
+    host.write("/proc/1/net/if_inet6", f"{'fe80':0<32} 03 40 20 80 eth0\n")
+    assert host.start(domain(pci())).passes()
+    assert callable(use)
+    use(host)
+    assert host.start(domain(pci(tag="interface"))).refuses("0000:00:03.0", IN_USE, "eth0", word)
+
+
+def test_an_interface_lent_to_a_container(host: GuardedHost) -> None:
+    host.directory("/sys/devices/pci0000:00/0000:00:03.0/net")
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).refuses("another network namespace")
+
+
+def test_a_vfio_device_that_somebody_has_open(host: GuardedHost) -> None:
+    host.bind("0000:00:03.0", "vfio-pci")
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).refuses("is open in another program")
+    host.write("/sys/devices/pci0000:00/0000:00:03.0/enable", "0\n")  # merely bound is no use
+    assert host.start(domain(pci())).passes()
+
+
+def test_a_console_is_the_hosts_as_long_as_its_driver_drives_it(host: GuardedHost) -> None:
+    host.guard({ALIAS: NIC_KEY}, consoles=["0000:00:03.0"])
+    assert host.start(domain(pci())).refuses("boot console")
+    host.guard({ALIAS: NIC_KEY}, consoles=["0000:00:03.0"], boot=OTHER_BOOT)
+    assert host.start(domain(pci())).passes()
+
+
+def test_a_stick_that_the_host_mounted(host: GuardedHost) -> None:
+    stick = host.stick()
+    host.disk("sdc", f"{stick}/1-2:1.0/host3/target3:0:0/3:0:0:0")
+    host.guard()
+    assert host.start(domain(usb(alias=""))).passes()
+    host.mount(host.number_of("sdc"), "/media/stick")
+    assert host.start(domain(usb(alias=""))).refuses("USB device 1234:0001", "/media/stick")
+
+
+def test_what_cannot_be_read_counts_as_in_use(lun: GuardedHost) -> None:
+    lun.unreadable("/proc/1/mountinfo")
+    assert lun.start(domain(scsi())).refuses("the start guard could not look")
+    assert lun.start(domain()).passes()
+
+
+# --- other VMs -----------------------------------------------------------------------------------------
+
+
+def holder(via: str = "HOSTDEV") -> list[dict[str, str]]:
+    return [{"uuid": OTHER_VM, "name": "alpha", "via": via}]
+
+
+def test_a_device_that_another_vm_holds_while_it_runs(lun: GuardedHost) -> None:
+    lun.guard({ALIAS: LUN_KEY}, held={"scsi:2:0:0:1": holder()})
+    lun.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    assert lun.start(domain(scsi())).refuses("held by the running VM alpha")
+    assert lun.start(domain(scsi(more="<shareable/>"))).passes()
+    lun.at("/run/libvirt/qemu/alpha.pid").unlink()  # it ended, and the service did not write yet
+    assert lun.start(domain(scsi())).passes()
+
+
+def test_a_hold_of_another_boot_is_over(lun: GuardedHost) -> None:
+    lun.guard({ALIAS: LUN_KEY}, held={"scsi:2:0:0:1": holder()}, boot=OTHER_BOOT)
+    lun.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    assert lun.start(domain(scsi())).passes()
+
+
+def test_a_group_mate_that_another_vm_holds(host: GuardedHost) -> None:
+    host.card("0000:00:03.1", group=3)
+    host.guard({ALIAS: NIC_KEY}, held={"pci:0000:00:03.1": holder()})
+    host.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    host.bind("0000:00:03.1", "vfio-pci")
+    assert host.start(domain(pci())).refuses("0000:00:03.1, in the same IOMMU group", "held by the running VM alpha")
+    host.write("/sys/devices/pci0000:00/0000:00:03.1/enable", "0\n")  # detached, and the service did not write yet
+    assert host.start(domain(pci())).passes()
+
+
+def test_a_hold_that_ended_a_moment_ago_is_waited_out(lun: GuardedHost) -> None:
+    file = lun.at("/var/lib/hostdevd/guard.json")
+    lun.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    after = file.read_text()
+    lun.guard({ALIAS: LUN_KEY}, held={"scsi:2:0:0:1": holder()})
+    before = file.read_text()
+    file.unlink()
+    os.mkfifo(file)  # each reading gets what is written to it then, however long that takes
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(lun.start, domain(scsi()))
+        file.write_text(before)
+        time.sleep(1.0)
+        file.write_text(after)
+        assert asked.result().passes()
+
+
+# --- disks by their path -------------------------------------------------------------------------------
+
+
+def test_a_mounted_disk_beside_a_host_device(host: GuardedHost) -> None:
+    host.lun()
+    host.partition("sdb", "sdb1")
+    host.guard()
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb"))).passes()
+    host.mount(host.number_of("sdb1"), "/mnt")
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb"))).refuses("/dev/sdb", IN_USE, "/mnt")
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb", "<readonly/>"))).passes()
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb", device="cdrom"))).passes()
+
+
+def test_a_volume_of_the_hosts_volume_group_is_the_vms_own(host: GuardedHost) -> None:
+    host.lun()
+    host.stacked("dm-0", "sdb", dm=("vg0-guest", "LVM-1"))
+    host.stacked("dm-1", "sdb", dm=("vg0-root", "LVM-2"))
+    host.mount(host.number_of("dm-1"), "/")
+    host.guard()
+    assert host.start(domain(pci(alias=""), disk("/dev/mapper/vg0-guest"))).passes()
+    assert host.start(domain(pci(alias=""), disk("/dev/mapper/vg0-root"))).refuses("is mounted at /")
+
+
+def test_a_disk_on_a_lun_that_another_vm_holds_as_a_host_device(host: GuardedHost) -> None:
+    host.lun()
+    host.write("/run/libvirt/qemu/alpha.pid", "4711\n")
+    host.guard(held={"scsi:2:0:0:1": holder()})
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb"))).refuses("/dev/sdb is held by the running VM alpha")
+    host.guard(held={"scsi:2:0:0:1": holder("DISK")})
+    assert host.start(domain(pci(alias=""), disk("/dev/sdb"))).passes()
+
+
+def test_a_vm_with_nothing_but_disks_is_never_refused(host: GuardedHost) -> None:
+    host.lun()
+    host.mount(host.number_of("sdb"), "/mnt")
+    assert host.start(domain(disk("/dev/sdb"))).passes()
