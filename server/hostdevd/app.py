@@ -114,7 +114,13 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     except (OSError, sqlite3.Error, ValueError, KeyError) as error:
         raise StartError(f"the state in {state_dir} cannot be opened: {error}") from error
     senses = Senses(
-        driver=ports.host.driver, identity=ports.host.identity, block_paths=ports.host.block_paths, now=clock.now
+        driver=ports.host.driver,
+        identity=ports.host.identity,
+        block_paths=ports.host.block_paths,
+        now=clock.now,
+        bars=ports.host.bars,
+        has_generic_node=ports.host.has_generic_node,
+        kernel_release=ports.host.kernel_release,
     )
     identities = Identities(loaded.identities)
     store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision)

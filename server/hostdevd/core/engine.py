@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostdevd.core import failures
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
@@ -20,6 +20,7 @@ from hostdevd.core.effects import Effects
 from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
+from hostdevd.core.letting_go import blocked_detach, detach_blockers
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan
 from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
@@ -156,11 +157,19 @@ class Engine:
         outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
-        holding = find_holding(self._store, request)
+        try:
+            holding = find_holding(self._store, request)
+        except HostdevError as error:
+            if validate_only and error.reason in PRECONDITIONS:
+                return Outcome(Plan(blockers=error.reasons))
+            raise
         self._operations.check_free(holding.nodes, holding.assignment)
         plan = plan_detach(self._store, holding)
+        plan = replace(plan, blockers=tuple(detach_blockers(self._store, holding)))
         if validate_only:
             return Outcome(plan)
+        if plan.blockers:
+            raise blocked_detach(holding, plan, self._store.kernel_release())
         if not (holding.live or holding.config) and request.scope in {Scope.LIVE, Scope.CONFIG}:
             return Outcome(plan, holding.assignment)  # by name, and not held there: as it was asked
         assignment = self._detaching.intend(holding, caller)

@@ -233,6 +233,14 @@ class DriverState:
     override: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A memory region of a PCI function: its size, and whether it may lie above 4 GiB."""
+
+    size_bytes: int
+    wide: bool = False
+
+
 class HostPort(Protocol):
     """The machine that hostdevd runs on. Reading fails closed: what cannot be read is said."""
 
@@ -254,8 +262,17 @@ class HostPort(Protocol):
     def block_paths(self, path: str) -> tuple[str, ...]:
         """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
 
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions of a PCI function; none where they cannot be told: they are only warned of."""
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:
+        """Whether a LUN has a SCSI generic node (`sg` is loaded); True where it cannot be told."""
+
     def boot_id(self) -> str:
         """The kernel's boot id: another one means that addresses may have moved."""
+
+    def kernel_release(self) -> str:
+        """The running kernel's release (`6.1.0-18-amd64`); empty where it cannot be told."""
 
     async def checks(self) -> Sequence[Check]:
         """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS of `GetHost`."""

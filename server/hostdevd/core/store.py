@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hostdevd.core import eligibility as rules
-from hostdevd.core.addresses import PciAddress
+from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid
@@ -31,19 +31,22 @@ from hostdevd.core.model import (
     NodeDevice,
     PciFacts,
 )
-from hostdevd.core.ports import DriverState
+from hostdevd.core.ports import Bar, DriverState
 from hostdevd.core.profiles import Profile
 from hostdevd.core.views import DeviceView, GroupView, group_view
 
 
 @dataclass(frozen=True, slots=True)
 class Senses:
-    """What the store reads while it derives: quick looks at the host, none of which waits."""
+    """What the store and plans over it read: quick looks at the host, none of which waits."""
 
     driver: Callable[[PciAddress], DriverState]
     identity: FactsOf
     block_paths: BlockPaths
     now: Callable[[], float]
+    bars: Callable[[PciAddress], tuple[Bar, ...]] = lambda _: ()
+    has_generic_node: Callable[[ScsiAddress], bool] = lambda _: True
+    kernel_release: Callable[[], str] = lambda: ""
 
 
 class Store:
@@ -103,6 +106,18 @@ class Store:
             name = self._identities.name(name_or_uid)
             view = self.devices.get(name) if name is not None else None
         return view
+
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions of a PCI function, read now."""
+        return self._senses.bars(address)
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:
+        """Whether a LUN has a SCSI generic node, read now."""
+        return self._senses.has_generic_node(address)
+
+    def kernel_release(self) -> str:
+        """The host's kernel, as it names itself."""
+        return self._senses.kernel_release()
 
     def driver(self, name: str) -> DriverState | None:
         """What was read of a device's driver when its view was derived."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hostdevd.core.addresses import PciAddress
+from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUses, NodeDevice
-from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
+from hostdevd.core.ports import Bar, DriverState, EventSink, IdentityFacts
 
 _WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
 _REMEDY = "run hostdevd on the hypervisor itself, with qemu:///system"
@@ -37,7 +37,19 @@ class ForeignHost:
         """Not known here."""
         return ()
 
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:  # noqa: ARG002
+        """Not known here."""
+        return ()
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:  # noqa: ARG002
+        """Not known here."""
+        return True
+
     def boot_id(self) -> str:
+        """Not known here."""
+        return ""
+
+    def kernel_release(self) -> str:
         """Not known here."""
         return ""
 
