@@ -20,7 +20,7 @@ from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
 from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, entry_of, held_by, holders_of, with_config
-from hostdevd.core.identity import FactsOf, Identities
+from hostdevd.core.identity import FactsOf, Identities, Identity
 from hostdevd.core.model import (
     Domain,
     Eligibility,
@@ -147,6 +147,22 @@ class Store:
             self._depth -= 1
             if self._depth == 0:
                 self._commit_or_keep(source)
+
+    def adopt(self, *, epoch: str, revision: int, identities: Iterable[Identity]) -> None:
+        """Go on as a state store says that could not be read until now; call within `change`.
+
+        The revisions so far were of another epoch. The next one lies beyond theirs and the stored ones, and no
+        position from before it can be continued.
+        """
+        self.epoch = epoch
+        self.revision = max(self.revision, revision) + 1
+        self.device_history = History(self.revision)
+        self.holder_history = History(self.revision)
+        self._identities.replace(identities)
+        self._dirty_devices.update(self.graph.nodes)
+        self._dirty_groups.update(group.iommu_group for group in self.groups.values())
+        self._dirty_domains.update(self._domains)
+        self._assignments_changed = True
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""

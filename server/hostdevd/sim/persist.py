@@ -10,12 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HostUse, HostUseKind, VmState
 from hostdevd.sim.extras import GuestBehaviour, Unplug
 from hostdevd.sim.kernel import SimDevice
 from hostdevd.sim.simdomain import SimDomain
 from hostdevd.sim.world import LibvirtMemory, Unplugging, World
+
+log = structlog.get_logger()
 
 STATE_FILE = "simulated-host.json"
 _FORMAT = 1
@@ -29,6 +33,7 @@ class SavedHost:
         self._path = directory / STATE_FILE
         self._origin = origin
         self._world = world
+        self._told = False
         self._initial = {name: _device(device) for name, device in world.kernel.devices.items()}
 
     def load(self) -> bool:
@@ -60,6 +65,17 @@ class SavedHost:
         # No fsync: the state outlives the process, and a power cut may cost a simulated host.
         new.write_text(text, encoding="utf-8")
         new.replace(self._path)
+
+    def keep(self) -> None:
+        """Save, if that can be done: on a full or read-only disk the machine lives as long as the process."""
+        try:
+            self.save()
+        except OSError as error:
+            if not self._told:
+                log.warning("the simulated host is not saved", file=str(self._path), why=error.strerror)
+            self._told = True
+        else:
+            self._told = False
 
     # --- writing -------------------------------------------------------------------------------------
 
