@@ -1,6 +1,6 @@
 """The state directory's lock: one service at a time, and none writes without it.
 
-A directory that is not there and whose parent is not there either is a mistake in the options, and another
+A directory whose parent is not there, or a file in its place, is a mistake in the options, and another
 service in it is one in the set-up: both end the start. A directory that cannot be written (full, read-only, not
 ours) is neither: the service serves reads, and takes the lock as soon as it can.
 """
@@ -17,7 +17,7 @@ import structlog
 
 log = structlog.get_logger()
 
-_MISTAKES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_MISTAKES = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
 class StateDirError(Exception):
