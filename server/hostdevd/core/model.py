@@ -66,6 +66,14 @@ class PciFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """A memory region of a PCI function: its size, and whether it may lie above 4 GiB."""
+
+    size_bytes: int
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UsbFacts:
     """What the rules need of a USB device."""
 

@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, NodeDevice
+from hostdevd.core.model import Bar, Check, Domain, DomainEntry, HostUses, HypervisorInfo, NodeDevice
 
 # --- events ------------------------------------------------------------------------------------------
 
@@ -233,14 +233,6 @@ class DriverState:
     override: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A memory region of a PCI function: its size, and whether it may lie above 4 GiB."""
-
-    size_bytes: int
-    wide: bool = False
-
-
 class HostPort(Protocol):
     """The machine that hostdevd runs on. Reading fails closed: what cannot be read is said."""
 
@@ -268,11 +260,11 @@ class HostPort(Protocol):
     def has_generic_node(self, address: ScsiAddress) -> bool:
         """Whether a LUN has a SCSI generic node (`sg` is loaded); True where it cannot be told."""
 
-    def boot_id(self) -> str:
-        """The kernel's boot id: another one means that addresses may have moved."""
-
     def kernel_release(self) -> str:
         """The running kernel's release (`6.1.0-18-amd64`); empty where it cannot be told."""
+
+    def boot_id(self) -> str:
+        """The kernel's boot id: another one means that addresses may have moved."""
 
     async def checks(self) -> Sequence[Check]:
         """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS of `GetHost`."""

@@ -22,6 +22,7 @@ from hostdevd.core.history import Batch, Change, ChangeSource, History
 from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, entry_of, held_by, holders_of, with_config
 from hostdevd.core.identity import FactsOf, Identities, Identity
 from hostdevd.core.model import (
+    Bar,
     Domain,
     Eligibility,
     Holder,
@@ -31,7 +32,7 @@ from hostdevd.core.model import (
     NodeDevice,
     PciFacts,
 )
-from hostdevd.core.ports import Bar, DriverState
+from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
 from hostdevd.core.views import DeviceView, GroupView, group_view
 
@@ -107,6 +108,10 @@ class Store:
             view = self.devices.get(name) if name is not None else None
         return view
 
+    def driver(self, name: str) -> DriverState | None:
+        """What was read of a device's driver when its view was derived."""
+        return self._drivers.get(name)
+
     def bars(self, address: PciAddress) -> tuple[Bar, ...]:
         """The memory regions of a PCI function, read now."""
         return self._senses.bars(address)
@@ -118,10 +123,6 @@ class Store:
     def kernel_release(self) -> str:
         """The host's kernel, as it names itself."""
         return self._senses.kernel_release()
-
-    def driver(self, name: str) -> DriverState | None:
-        """What was read of a device's driver when its view was derived."""
-        return self._drivers.get(name)
 
     def holders_of(self, device: str) -> tuple[Holder, ...]:
         """The holders of a device by its libvirt name (or what the domain's XML names)."""

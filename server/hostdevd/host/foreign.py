@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
-from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUses, NodeDevice
-from hostdevd.core.ports import Bar, DriverState, EventSink, IdentityFacts
+from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUses, NodeDevice
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
 
 _WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
 _REMEDY = "run hostdevd on the hypervisor itself, with qemu:///system"
@@ -45,11 +45,11 @@ class ForeignHost:
         """Not known here."""
         return True
 
-    def boot_id(self) -> str:
+    def kernel_release(self) -> str:
         """Not known here."""
         return ""
 
-    def kernel_release(self) -> str:
+    def boot_id(self) -> str:
         """Not known here."""
         return ""
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
-from hostdevd.core.model import Check, HostUses, NodeDevice
-from hostdevd.core.ports import Bar, DriverState, EventSink, IdentityFacts
-from hostdevd.host.bars import read_bars
+from hostdevd.core.model import Bar, Check, HostUses, NodeDevice
+from hostdevd.core.ports import DriverState, EventSink, IdentityFacts
 from hostdevd.host.blocks import block_paths
 from hostdevd.host.checks import read_checks
 from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
 from hostdevd.host.interfaces import interface_names
-from hostdevd.host.sysfs import HostTree, Unreadable
+from hostdevd.host.sysfs import HostTree
+from hostdevd.host.traits import has_generic_node, kernel_release, read_bars
 from hostdevd.host.uses import read_uses
 from hostdevd.host.watch import HostWatch
 
@@ -77,28 +77,21 @@ class RunningHost:
         """The network interfaces of process 1; `Unreadable` when they cannot be seen."""
         return interface_names(self._tree)
 
-    def boot_id(self) -> str:
-        """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""
-        return self._tree.require("/proc/sys/kernel/random/boot_id").strip()
-
     def bars(self, address: PciAddress) -> tuple[Bar, ...]:
         """The memory regions of a PCI function; none where they cannot be told."""
         return read_bars(self._tree, address)
 
     def has_generic_node(self, address: ScsiAddress) -> bool:
         """Whether a LUN has a SCSI generic node: looked for where libvirt looks for its name."""
-        path = f"/sys/bus/scsi/devices/{address}"
-        try:
-            return not self._tree.exists(path) or bool(self._tree.names(f"{path}/scsi_generic"))
-        except Unreadable:
-            return True
+        return has_generic_node(self._tree, address)
 
     def kernel_release(self) -> str:
         """The running kernel's release; empty where it cannot be told."""
-        try:
-            return self._tree.value("/proc/sys/kernel/osrelease")
-        except Unreadable:
-            return ""
+        return kernel_release(self._tree)
+
+    def boot_id(self) -> str:
+        """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""
+        return self._tree.require("/proc/sys/kernel/random/boot_id").strip()
 
     async def checks(self) -> Sequence[Check]:
         """IOMMU, INTERRUPT_REMAPPING, VFIO, HOST_USES and PERMISSIONS."""

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
-from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
-from hostdevd.core.ports import Bar, DriverState, Event, EventSink, HostChanged, IdentityFacts
+from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
+from hostdevd.core.ports import DriverState, Event, EventSink, HostChanged, IdentityFacts
 from hostdevd.sim.identity import identity_of
 from hostdevd.sim.world import World
 
@@ -78,10 +78,6 @@ class SimHost:
         ]
         return tuple(each for each in found if each)
 
-    def boot_id(self) -> str:
-        """The kernel's boot id."""
-        return self._world.boot_id
-
     def bars(self, address: PciAddress) -> tuple[Bar, ...]:
         """The memory regions that the extras give the function, all of them 64 bits wide."""
         device = self._world.kernel.pci(address)
@@ -95,6 +91,10 @@ class SimHost:
     def kernel_release(self) -> str:
         """The release that the extras give the kernel."""
         return self._world.extras.host.kernel
+
+    def boot_id(self) -> str:
+        """The kernel's boot id."""
+        return self._world.boot_id
 
     async def checks(self) -> Sequence[Check]:
         """Everything passes, except what the extras take away."""

@@ -14,10 +14,9 @@ from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kernels import lets_go_one_by_one
 from hostdevd.core.letting_go import blocked_detach, detach_blockers
-from hostdevd.core.model import Domain, DomainDef, GuestHardware, HolderRole, NodeDevice, PciFacts, ScsiController
+from hostdevd.core.model import Bar, Domain, DomainDef, GuestHardware, HolderRole, NodeDevice, PciFacts, ScsiController
 from hostdevd.core.plan import AttachPlan, AttachRequest
 from hostdevd.core.planner import blocked, plan_attach
-from hostdevd.core.ports import Bar
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
 from hostdevd.core.store import Senses, Store
 from unit.core.made import HARDWARE, domain, entry, lun, mdev, pci, store, usb

@@ -1,14 +1,14 @@
-"""The memory regions (BARs) of a PCI function, from sysfs.
+"""What plans ask of the host: BARs of a function, the generic node of a LUN, the kernel's release.
 
-`resource` has one line per region, `start end flags` in hexadecimal: the first six are the BARs, what
+`resource` of a function has one line per region, `start end flags` in hexadecimal: the first six are the BARs, what
 follows is the ROM, the regions of virtual functions and a bridge's windows. Nothing but a warning hangs on
 them, so what cannot be read is left out.
 """
 
 from __future__ import annotations
 
-from hostdevd.core.addresses import PciAddress
-from hostdevd.core.ports import Bar
+from hostdevd.core.addresses import PciAddress, ScsiAddress
+from hostdevd.core.model import Bar
 from hostdevd.host.drivers import PCI_DEVICES
 from hostdevd.host.sysfs import HostTree, Unreadable
 
@@ -25,6 +25,23 @@ def read_bars(tree: HostTree, address: PciAddress) -> tuple[Bar, ...]:
     except Unreadable:
         return ()
     return tuple(bar for line in text.split("\n")[:_BARS] if (bar := _bar(line)) is not None)
+
+
+def has_generic_node(tree: HostTree, address: ScsiAddress) -> bool:
+    """Whether a LUN has a SCSI generic node, looked for where libvirt looks for its name; True if not known."""
+    path = f"/sys/bus/scsi/devices/{address}"
+    try:
+        return not tree.exists(path) or bool(tree.names(f"{path}/scsi_generic"))
+    except Unreadable:
+        return True
+
+
+def kernel_release(tree: HostTree) -> str:
+    """The running kernel's release; empty where it cannot be told."""
+    try:
+        return tree.value("/proc/sys/kernel/osrelease")
+    except Unreadable:
+        return ""
 
 
 def _bar(line: str) -> Bar | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
-from hostdevd.core.ports import Bar
-from hostdevd.host.bars import read_bars
+from hostdevd.core.model import Bar
 from hostdevd.host.running import RunningHost
+from hostdevd.host.traits import read_bars
 from unit.host.builder import HostBuilder
 
 GPU = "0000:01:00.0"
