@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import signal
-import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,12 +29,15 @@ from hostdevd.core.model import Check, CheckCode, CheckStatus
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
+from hostdevd.core.reopening import Reopening, open_or_do_without
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
+from hostdevd.core.upkeep import cancelled
 from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
 from hostdevd.policy_file import PolicyFile
+from hostdevd.statedir import StateDirectory, StateDirError
 
 log = structlog.get_logger()
 
@@ -110,15 +110,23 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     policy: Policy = NO_POLICY,
     delays: Delays | None = None,
     pace: Pace | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Core]:
-    """The core over these ports, from the journal's opening to its close."""
-    journal = Journal(state_dir)
-    try:
-        loaded = await journal.open()
-    except (OSError, sqlite3.Error, ValueError, KeyError) as error:
-        raise StartError(f"the state in {state_dir} cannot be opened: {error}") from error
+    """The core over these ports, from the journal's opening to its close.
+
+    A journal that cannot be opened is tried again; until then nothing can be changed. `claim` has the state
+    directory for this service alone, and raises OSError where it cannot.
+    """
+    journal = Journal(state_dir, claim)
+    loaded = await open_or_do_without(journal)
     senses = Senses(
-        driver=ports.host.driver, identity=ports.host.identity, block_paths=ports.host.block_paths, now=clock.now
+        driver=ports.host.driver,
+        identity=ports.host.identity,
+        block_paths=ports.host.block_paths,
+        now=clock.now,
+        bars=ports.host.bars,
+        has_generic_node=ports.host.has_generic_node,
+        kernel_release=ports.host.kernel_release,
     )
     identities = Identities(loaded.identities)
     store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision, policy=policy)
@@ -135,6 +143,8 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         stack.push_async_callback(engine.close)
         await sync.start()
         engine.start()
+        reopening = asyncio.create_task(Reopening(store, engine, journal, clock).run(), name="reopening")
+        stack.push_async_callback(cancelled, (reopening,))
         yield Core(store, sync, engine, journal, ports)
 
 
@@ -157,7 +167,8 @@ class _Saver:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         try:
-            await self._save()
+            if self._journal.is_open:
+                await self._save()
         except HostdevError as error:
             log.warning("identities could not be saved", error=error.message)
 
@@ -165,6 +176,8 @@ class _Saver:
         while True:
             await self._due.wait()
             self._due.clear()
+            if not self._journal.is_open:
+                continue  # what it holds comes first, by a commit
             try:
                 await self._save()
             except HostdevError as error:
@@ -193,9 +206,11 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     loop.add_signal_handler(signal.SIGHUP, policy_file.read_again)
     clock = SystemClock()
     addresses = tuple(parse_address(text) for text in config.listen)
-    with claimed(addresses), _state_dir(config.state_dir):
+    with claimed(addresses), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
-        await serve_ports(ports, clock, config, addresses, announce, stop.wait, policy_file=policy_file)
+        await serve_ports(
+            ports, clock, config, addresses, announce, stop.wait, policy_file=policy_file, claim=state.claim
+        )
 
 
 async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
@@ -207,13 +222,16 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     until: Callable[[], Awaitable[object]],
     delays: Delays | None = None,
     policy_file: PolicyFile | None = None,
+    claim: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve these ports at these addresses until `until` returns, then drain."""
     policy_file = policy_file or PolicyFile(config.policy)
     policy = await policy_file.read()
-    async with run_core(ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays) as core:
+    async with run_core(
+        ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays, claim=claim
+    ) as core:
         hub = Hub(core.store, core.sync)
-        guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id)
+        guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
         health = Health()
         seam = ErrorSeam()
         context = Context(
@@ -251,29 +269,6 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             seam.close()
             await stopped
             await guard.close()
-
-
-class _state_dir:  # noqa: N801  used like a function
-    """Hold the state directory: one service at a time."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = -1
-
-    def __enter__(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            self._lock = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StartError(f"state directory {self._directory}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise StartError(f"state directory {self._directory}: another hostdevd uses it") from None
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
 
 
 async def _follow_health(sync: Sync, health: Health) -> None:
@@ -319,12 +314,8 @@ async def _checks(core: Core, config: Config, guard: GuardFile) -> Sequence[Chec
     fault = core.journal.fault
     state = Check(CheckCode.STATE_STORE, CheckStatus.PASS, f"{config.state_dir} can be written")
     if fault is not None:
-        state = Check(
-            CheckCode.STATE_STORE,
-            CheckStatus.FAIL,
-            f"the last write to {config.state_dir} failed: {fault}",
-            "free space on its disk, or mount it writable",
-        )
+        what = "the last write failed" if core.journal.is_open else "nothing can be attached or detached"
+        state = Check(CheckCode.STATE_STORE, CheckStatus.FAIL, f"{what}: {fault.why}", fault.remedy)
     elif guard.fault is not None:
         state = Check(
             CheckCode.STATE_STORE,
@@ -354,7 +345,7 @@ def run(config: Config) -> int:
 
     try:
         asyncio.run(serve(config, announce))
-    except (StartError, ListenError, ConfigError, PolicyError) as error:
+    except (StartError, StateDirError, ListenError, ConfigError, PolicyError) as error:
         print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
         return 1
     return 0

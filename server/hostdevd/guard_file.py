@@ -48,13 +48,24 @@ def replace_file(path: Path, text: str) -> None:
 
 
 class GuardFile:
-    """Writes behind the store's commits, in a thread of its own; `start` once, `close` last."""
+    """Writes behind the store's commits, in a thread of its own; `start` once, `close` last.
 
-    def __init__(self, directory: Path, store: Store, sync: Sync, boot_id: Callable[[], str]) -> None:
+    `is_ours` tells whether the state directory is this service's and was read: else nothing is written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        store: Store,
+        sync: Sync,
+        boot_id: Callable[[], str],
+        is_ours: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._path = directory / NAME
         self._store = store
         self._sync = sync
         self._boot_id = boot_id
+        self._is_ours = is_ours
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
         self._due = asyncio.Event()
         self._written = ""
@@ -97,6 +108,8 @@ class GuardFile:
             boot_id = self._boot_id()
             if not boot_id:
                 return  # libvirt is on another machine, whose hook could not read a file of this one
+            if not self._is_ours():
+                return  # what was assigned is not known yet, the last run's file knows it
             text = json.dumps(guard_document(self._store, boot_id), sort_keys=True, separators=(",", ":")) + "\n"
             if text != self._written:
                 self._written = ""  # until it is known to be there

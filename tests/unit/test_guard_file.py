@@ -108,3 +108,18 @@ def test_a_file_is_replaced_whole_and_no_link_is_followed(tmp_path: Path) -> Non
         replace_file(path, "three")
     assert path.read_text() == "two"
     assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_while_the_state_is_not_read_the_last_runs_file_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    replace_file(kept / NAME, '{"of": "the last run"}')
+    ours: list[bool] = []
+    async with machine(tmp_path) as on:
+        guard = GuardFile(kept, on.core.store, on.core.sync, lambda: "boot", lambda: bool(ours))
+        await guard._keep()
+        assert read(kept) == {"of": "the last run"}
+        ours.append(True)
+        await guard._keep()
+        assert read(kept)["assigned"] == {}
+        guard._thread.shutdown()

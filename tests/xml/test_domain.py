@@ -22,7 +22,7 @@ from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
 from hostdevd.virt.xml.parser import XmlInvalid
 
 DATA = Path(__file__).parent / "data"
-DOMAINS = ("q35-live.xml", "i440fx-inactive.xml", "pool-live.xml")
+DOMAINS = ("q35-live.xml", "q35-limits-live.xml", "i440fx-inactive.xml", "pool-live.xml")
 
 
 def read(name: str) -> str:
@@ -59,7 +59,56 @@ def test_hardware_of_a_q35_guest() -> None:
             ScsiController(0, "virtio-scsi", frozenset({(0, 0, 0), (0, 0, 5), (0, 0, 6)})),
             ScsiController(1, "lsilogic"),
         ),
+        hypervisor="kvm",
+        arch="x86_64",
+        spare_buses=255 - 10,
+        # Fifteen, less those of two hostdevs.
+        free_usb_ports=13,
     )
+
+
+def test_limits_of_a_q35_guest() -> None:
+    definition = domain_def(read("q35-limits-live.xml"))
+    assert definition.entries == ()
+    assert definition.hardware == GuestHardware(
+        machine="pc-q35-9.2",
+        pcie=True,
+        free_pcie_slots=1,
+        # Slots of the bridge; the port that it stands in is taken.
+        free_pci_slots=31,
+        usb_controller=True,
+        hypervisor="kvm",
+        arch="x86_64",
+        acpi=True,
+        spare_buses=255 - 3,
+        # Six of the EHCI (its companions lend theirs), three of the OHCI, eight of the hub, less three.
+        free_usb_ports=14,
+        memory_bytes=8 << 30,
+        hard_limit_bytes=9 * 10**9,
+        hole64_bytes=64 << 30,
+        iommu=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        ("<memory>1024</memory>", 1 << 20),
+        ("<memory unit='b'>4096</memory>", 4096),
+        ("<memory unit='GB'>2</memory>", 2 * 10**9),
+        ("<memory unit='furlong'>2</memory>", None),
+        ("<memory unit='KiB'>much</memory>", None),
+        ("<memory/>", None),
+        ("", None),
+    ],
+)
+def test_memory_in_every_unit(memory: str, expected: int | None) -> None:
+    assert domain_def(f"<domain>{memory}<devices/></domain>").hardware.memory_bytes == expected
+
+
+def test_usb_ports_of_an_unknown_controller_are_not_counted() -> None:
+    controllers = "<controller type='usb' model='qemu-xhci'/><controller type='usb' model='novel'/>"
+    assert domain_def(f"<domain><devices>{controllers}</devices></domain>").hardware.free_usb_ports is None
 
 
 def test_an_inactive_i440fx_definition() -> None:
@@ -70,7 +119,14 @@ def test_an_inactive_i440fx_definition() -> None:
     )
     # pci-root has slots 3 to 31, of which 3, 4 and 5 are taken; the bridge has 31.
     assert definition.hardware == GuestHardware(
-        machine="pc-i440fx-7.2", pcie=False, free_pci_slots=26 + 31, usb_controller=False
+        machine="pc-i440fx-7.2",
+        pcie=False,
+        free_pci_slots=26 + 31,
+        usb_controller=False,
+        hypervisor="kvm",
+        arch="x86_64",
+        spare_buses=254,
+        free_usb_ports=0,
     )
 
 

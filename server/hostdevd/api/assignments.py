@@ -85,6 +85,7 @@ class AssignmentRpcs:
         """Records of assignments, newest first."""
         ctx = self._ctx
         ctx.begin_read(request.host)
+        ctx.engine.require_records()
         vm, device = text("vm", request.vm), text("device", request.device)
         states = frozenset(
             enum(
@@ -126,6 +127,7 @@ class AssignmentRpcs:
         """One record by name."""
         ctx = self._ctx
         ctx.begin_read(request.host)
+        ctx.engine.require_records()
         name = text("name", request.name, required=True)
         assignment = ctx.store.assignments.get(name)
         if assignment is None:

@@ -21,7 +21,12 @@ class Position:
 
 def resume_token(store: Store, revision: int | None = None) -> str:
     """The token of a revision, the current one by default."""
-    return f"r1.{store.epoch}.{store.revision if revision is None else revision}"
+    return make_token(store.epoch, store.revision if revision is None else revision)
+
+
+def make_token(epoch: str, revision: int) -> str:
+    """The token of a revision of this epoch."""
+    return f"r1.{epoch}.{revision}"
 
 
 def read_token(token: str) -> Position:

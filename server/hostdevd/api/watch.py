@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from hostdev.v1 import service_pb2
 from hostdevd.api.render import timestamp
 from hostdevd.api.requests import duration_s
-from hostdevd.api.tokens import read_token, resume_token
+from hostdevd.api.tokens import make_token, read_token
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Batch, Delta, History, merge
 from hostdevd.core.store import Store
@@ -154,6 +154,7 @@ class _Stream(Generic[T]):
         self._context = context
         self._interval_s = interval_s
         self._position = 0
+        self._epoch = hub.store.epoch
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
@@ -179,6 +180,8 @@ class _Stream(Generic[T]):
             if self._hub.draining:
                 await self._bookmark()
                 raise _shutting_down()
+            if self._epoch != self._hub.store.epoch:  # the state store could be read at last
+                await self._reset("NEW_EPOCH")
             now = loop.time()
             pending = self._hub.store.revision > self._position
             if pending and now >= next_batch:
@@ -218,6 +221,7 @@ class _Stream(Generic[T]):
 
     async def _reset(self, reason: str) -> None:
         value = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}")
+        self._epoch = self._hub.store.epoch
         revision = self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
@@ -230,7 +234,7 @@ class _Stream(Generic[T]):
         return service_pb2.Bookmark(synced_time=timestamp(synced) if synced is not None else None)
 
     def _response(self, revision: int, *, exact: bool, **event: Any) -> Any:
-        token = resume_token(self._hub.store, revision) if exact else ""
+        token = make_token(self._epoch, revision) if exact else ""
         return self._kind.response(revision=revision, resume_token=token, **event)
 
     async def _write(self, message: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostdevd.core import failures
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
@@ -20,8 +20,9 @@ from hostdevd.core.effects import Effects
 from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
+from hostdevd.core.letting_go import blocked_detach, detach_blockers
 from hostdevd.core.operations import Operation, Operations
-from hostdevd.core.plan import AttachRequest, Plan
+from hostdevd.core.plan import AttachRequest, Plan, SideEffect
 from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
 from hostdevd.core.ports import Clock, HostPort, HypervisorError
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
@@ -65,12 +66,21 @@ class Engine:
     # --- life ----------------------------------------------------------------------------------------
 
     def load(self, loaded: Loaded) -> None:
-        """Take over what the journal held; before `start`."""
+        """Take over what the journal holds: before `start`, or when it can be read at last."""
         with self._store.change(ChangeSource.RECONCILE):
             for assignment in loaded.assignments:
                 self._store.put_assignment(assignment)
         for request in loaded.requests:
             self._requests.put(request)
+
+    def recover(self) -> None:
+        """Finish what was loaded in the middle, as far as libvirt answers; else it is done when it does."""
+        if self._tasks and self._sync.connected:
+            self._upkeep.recover_all()
+
+    def require_records(self) -> None:
+        """`STATE_STORE_UNAVAILABLE` while what is assigned is not known."""
+        self._journal.require()
 
     def start(self) -> None:
         """Start following: recover as soon as libvirt was read, then keep assignments true."""
@@ -100,7 +110,7 @@ class Engine:
         until = _until(wait_s)
         if not validate_only and request_id in self._requests:
             return await self._repeat(request, request_id, caller, until)
-        self._accepting()
+        self._accepting(dry_run=validate_only)
         await self._fresh()
         find_vm(self._store, request.vm)
         try:
@@ -114,7 +124,7 @@ class Engine:
                 return Outcome(Plan(blockers=error.reasons))
             raise
         if validate_only:
-            return Outcome(planned.plan)
+            return Outcome(self._told(planned.plan))
         if planned.plan.blockers:
             raise blocked(planned)
         # From the plan to here nothing was awaited: what was planned is still true.
@@ -146,21 +156,31 @@ class Engine:
     async def detach(self, request: DetachRequest, *, caller: str, validate_only: bool, wait_s: float) -> Outcome:
         """Take a device with what came with it from a VM. Raises `HostdevError`."""
         until = _until(wait_s)
+        if request.assignment:
+            self.require_records()
         outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
-        self._accepting()
+        self._accepting(dry_run=validate_only)
         await self._fresh()
         await self._compare_before(request)
         # Somebody else may have begun, or ended it, while the host was read.
         outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
-        holding = find_holding(self._store, request)
+        try:
+            holding = find_holding(self._store, request)
+        except HostdevError as error:
+            if validate_only and error.reason in PRECONDITIONS:
+                return Outcome(Plan(blockers=error.reasons))
+            raise
         self._operations.check_free(holding.nodes, holding.assignment)
         plan = plan_detach(self._store, holding)
+        plan = replace(plan, blockers=tuple(detach_blockers(self._store, holding)))
         if validate_only:
-            return Outcome(plan)
+            return Outcome(self._told(plan))
+        if plan.blockers:
+            raise blocked_detach(holding, plan, self._store.kernel_release())
         if not (holding.live or holding.config) and request.scope in {Scope.LIVE, Scope.CONFIG}:
             return Outcome(plan, holding.assignment)  # by name, and not held there: as it was asked
         assignment = self._detaching.intend(holding, caller)
@@ -214,6 +234,7 @@ class Engine:
 
     async def forget(self, name: str) -> Assignment:
         """Remove the record of an assignment that holds nothing any more."""
+        self.require_records()
         assignment = self._store.assignments.get(name)
         if assignment is None:
             raise failures.no_assignment(name)
@@ -227,10 +248,19 @@ class Engine:
 
     # --- common --------------------------------------------------------------------------------------
 
-    def _accepting(self) -> None:
+    def _accepting(self, *, dry_run: bool) -> None:
         if self._closing:
             raise failures.shutting_down()
+        if not dry_run:
+            self._journal.require()
         self._sync.require()
+
+    def _told(self, plan: Plan) -> Plan:
+        """A dry run writes nothing, so it answers without the state store too, and says what it does not know."""
+        if self._journal.is_open or self._journal.fault is None:
+            return plan
+        text = "hostdevd's own records cannot be read, so this is planned without them, and a real call is refused"
+        return replace(plan, side_effects=(*plan.side_effects, SideEffect(f"{text}: {self._journal.fault.why}")))
 
     async def _fresh(self) -> None:
         """Read all domains, networks and uses now: other tools' changes of configurations are not announced."""

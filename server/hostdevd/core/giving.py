@@ -6,11 +6,12 @@ Stops at the first failure and leaves the undoing to `taking` and `restoring`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from hostdevd.core.addresses import UsbProduct
 from hostdevd.core.assignments import AssignedDevice, Assignment
 from hostdevd.core.drivers import is_vfio_driver
+from hostdevd.core.drives import free_drive, same_drive
 from hostdevd.core.graph import source_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.looking import Looking
@@ -125,7 +126,7 @@ class Giving:
             return HostdevSpec(assigned.alias, UsbProduct(facts.vendor_id, facts.product_id), optional=True)
         if isinstance(facts, ScsiFacts):
             domain = await self._sync.read_domain(assignment.vm.uuid, ChangeSource.EVENT)
-            drive = _same_drive(domain, assigned.alias) or _free_drive(domain)
+            drive = same_drive(domain, assigned.alias) or free_drive(domain)
             if drive is None:  # without one libvirt would add a controller in silence
                 raise HypervisorError(0, "no virtio-scsi controller of the VM has a free unit")
             return HostdevSpec(assigned.alias, source, drive=drive)
@@ -177,34 +178,3 @@ class Giving:
 
 def _aliases(definition: DomainDef | None) -> set[str | None]:
     return {entry.alias for entry in definition.entries if not entry.missing} if definition else set()
-
-
-def _same_drive(domain: Domain | None, alias: str) -> tuple[int, int, int, int] | None:
-    """Where the other definition has it already: the guest finds it there again after a restart."""
-    for definition in (domain.live, domain.config) if domain else ():
-        for entry in definition.entries if definition else ():
-            if entry.alias == alias and entry.guest_address is not None:
-                controller, bus, target, unit = map(int, entry.guest_address.split(":"))
-                return (controller, bus, target, unit)
-    return None
-
-
-def _free_drive(domain: Domain | None) -> tuple[int, int, int, int] | None:
-    """A drive address that is free in both definitions, on a virtio-scsi controller that both have."""
-    definitions: Iterable[DomainDef] = [one for one in (domain.live, domain.config) if one] if domain else []
-    common: dict[int, set[tuple[int, int, int]]] | None = None
-    for definition in definitions:
-        found = {
-            controller.index: set(controller.used)
-            for controller in definition.hardware.scsi_controllers
-            if controller.model.startswith("virtio")
-        }
-        if common is None:
-            common = found
-        else:
-            common = {index: used | found[index] for index, used in common.items() if index in found}
-    for index, used in sorted((common or {}).items()):
-        for unit in range(256):
-            if (0, 0, unit) not in used:
-                return (index, 0, 0, unit)
-    return None

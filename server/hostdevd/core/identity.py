@@ -132,6 +132,10 @@ class Identities:
     """
 
     def __init__(self, known: Iterable[Identity] = ()) -> None:
+        self.replace(known)
+
+    def replace(self, known: Iterable[Identity]) -> None:
+        """Begin anew with these, none of them here: every device is to be resolved again."""
         self._by_uid: dict[str, Identity] = {}
         self._by_key: dict[str, set[str]] = {}
         self._uid_of: dict[str, str] = {}

@@ -2,7 +2,8 @@
 
 One SQLite file in the state directory (WAL, synchronous FULL), written on one thread of its own. Records
 travel as JSON of their dataclasses. A write that fails raises `STATE_STORE_UNAVAILABLE`: whoever was about
-to touch a device must not.
+to touch a device must not. So does a file that cannot be opened; it may be tried again (`statefile` tells
+which files are not).
 """
 
 from __future__ import annotations
@@ -21,28 +22,12 @@ from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
 from hostdevd.core.records import assignment_from_json, failure_from_json, to_json
+from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 REVISION_BLOCK = 10_000
 """Revisions are reserved in blocks, so that they never go back and not every change is a disk write."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS identity (uid TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS assignment (
-    name TEXT PRIMARY KEY, closed_time REAL, record TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS request (
-    request_id TEXT PRIMARY KEY, caller TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    assignment TEXT NOT NULL, failure TEXT, time REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS step (
-    id INTEGER PRIMARY KEY, assignment TEXT NOT NULL, kind TEXT NOT NULL, device TEXT NOT NULL,
-    started REAL NOT NULL, ended REAL, outcome TEXT
-) STRICT;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +60,55 @@ class Loaded:
     assignments: tuple[Assignment, ...]
     requests: tuple[RequestRecord, ...]
 
+    @classmethod
+    def nothing(cls) -> Loaded:
+        """What is known while the journal cannot be read: nothing, under an epoch that no other life has."""
+        return cls(uuid.uuid4().hex, 0, (), (), ())
+
 
 class Journal:
-    """The durable side of the service; `open` first, `close` last."""
+    """The durable side of the service; `open` first, `close` last.
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "state.sqlite"
+    `claim` is called before each try to open the file: an OSError of its means that it must not be.
+    """
+
+    def __init__(self, directory: Path, claim: Callable[[], None] = lambda: None) -> None:
+        self._directory = directory
+        self._claim = claim
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._db: sqlite3.Connection | None = None
         self._reserved = 0
-        self.fault: str | None = None
-        """Why the last write failed; None after one that worked."""
+        self.is_open = False
+        """Whether the file was read: before, nothing is known of it, and nothing can be written."""
+        self.fault: StateFault | None = None
+        """Why it cannot be opened, or the last write failed; None after one that worked."""
 
     async def open(self) -> Loaded:
-        """Open or create the file and read it; raises OSError or sqlite3.Error when that fails."""
-        return await self._run(self._open)
+        """Open or create the file and read it; `STATE_STORE_UNAVAILABLE` when that fails, with `fault` set.
+
+        The file is then as it was, and `open` may be called again.
+        """
+        try:
+            loaded = await self._run(self._open)
+        except (StateUnusable, sqlite3.Error, OSError) as error:
+            raise self._failed(error) from error
+        self.is_open = True
+        self.fault = None
+        return loaded
+
+    def require(self) -> None:
+        """`STATE_STORE_UNAVAILABLE` while the file was never read."""
+        if not self.is_open:
+            raise _unavailable(self.fault or StateFault("it is not open", "see the log"))
+
+    async def probe(self) -> None:
+        """Write something that nobody reads, to see whether writing works (again)."""
+        # Another value each time: SQLite does not write what is there already.
+        await self._write(lambda db: _set_meta(db, "probe", uuid.uuid4().hex))
 
     async def close(self) -> None:
         """Close the file."""
+        self.is_open = False
         if self._db is not None:
             await self._run(self._db.close)
             self._db = None
@@ -203,53 +219,58 @@ class Journal:
     # --- on the journal's thread ---------------------------------------------------------------------
 
     def _open(self) -> Loaded:
-        db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-        self._db = db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{self._path} is of a newer hostdevd (schema {found})")
-        db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        meta = dict(db.execute("SELECT key, value FROM meta"))
-        epoch = meta.get("epoch")
-        if epoch is None:
-            epoch = uuid.uuid4().hex
-            _set_meta(db, "epoch", epoch)
-        revision = int(meta.get("revision", "0"))
-        self._reserved = revision + REVISION_BLOCK
-        _set_meta(db, "revision", str(self._reserved))
-        return Loaded(
-            epoch=epoch,
-            revision=revision,
-            identities=tuple(
-                Identity(uid, tuple(json.loads(keys))) for uid, keys in db.execute("SELECT uid, keys FROM identity")
-            ),
-            assignments=tuple(
-                assignment_from_json(record) for (record,) in db.execute("SELECT record FROM assignment")
-            ),
-            requests=tuple(
-                RequestRecord(rid, caller, fingerprint, name, time, failure_from_json(failure) if failure else None)
-                for rid, caller, fingerprint, name, failure, time in db.execute(
-                    "SELECT request_id, caller, fingerprint, assignment, failure, time FROM request"
-                )
-            ),
-        )
+        self._claim()
+        db = open_file(self._directory)
+        try:
+            loaded = self._read(db)
+            # The first write: on a full disk, or a read-only one, it ends here.
+            reserved = loaded.revision + REVISION_BLOCK
+            _set_meta(db, "revision", str(reserved))
+        except BaseException:
+            db.close()
+            raise
+        self._db, self._reserved = db, reserved
+        return loaded
+
+    def _read(self, db: sqlite3.Connection) -> Loaded:
+        try:
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+            return Loaded(
+                epoch=meta["epoch"],
+                revision=int(meta.get("revision", "0")),
+                identities=tuple(
+                    Identity(uid, tuple(json.loads(keys))) for uid, keys in db.execute("SELECT uid, keys FROM identity")
+                ),
+                assignments=tuple(
+                    assignment_from_json(record) for (record,) in db.execute("SELECT record FROM assignment")
+                ),
+                requests=tuple(
+                    RequestRecord(rid, caller, fingerprint, name, time, failure_from_json(failure) if failure else None)
+                    for rid, caller, fingerprint, name, failure, time in db.execute(
+                        "SELECT request_id, caller, fingerprint, assignment, failure, time FROM request"
+                    )
+                ),
+            )
+        except sqlite3.Error as error:
+            # What cannot be read for now is told as such; a table or a column that is not there will not come.
+            if getattr(error, "sqlite_errorname", "SQLITE_ERROR") != "SQLITE_ERROR":
+                raise
+            raise broken(self._directory / FILE, str(error)) from error
+        except Exception as error:
+            raise broken(self._directory / FILE, f"a record cannot be read ({error!r})") from error
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self.require()
         try:
             result = await self._run(lambda: self._transaction(work))
         except (sqlite3.Error, OSError) as error:
-            self.fault = str(error)
-            raise HostdevError(
-                "STATE_STORE_UNAVAILABLE",
-                f"the state store cannot be written: {error}",
-                metadata={"why": str(error)},
-                retry_after_s=10.0,
-            ) from error
+            raise self._failed(error) from error
         self.fault = None
         return result
+
+    def _failed(self, error: Exception) -> HostdevError:
+        self.fault = fault_of(self._directory, error)
+        return _unavailable(self.fault)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._db is None:
@@ -268,6 +289,15 @@ class Journal:
         # Shielded: a write that began ends, whatever becomes of who asked for it.
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         return await asyncio.shield(future)
+
+
+def _unavailable(fault: StateFault) -> HostdevError:
+    return HostdevError(
+        "STATE_STORE_UNAVAILABLE",
+        f"the state store cannot be used: {fault.why}; {fault.remedy}",
+        metadata={"why": fault.why, "remedy": fault.remedy},
+        retry_after_s=10.0,
+    )
 
 
 def _set_meta(db: sqlite3.Connection, key: str, value: str) -> None:

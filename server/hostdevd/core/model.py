@@ -69,6 +69,14 @@ class PciFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """A memory region of a PCI function: its size, and whether it may lie above 4 GiB."""
+
+    size_bytes: int
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UsbFacts:
     """What the rules need of a USB device."""
 
@@ -290,7 +298,14 @@ class GuestHardware:
     `machine` is libvirt's machine type (`pc-q35-7.2`). `free_pcie_slots` counts empty hot-pluggable
     pcie-root-ports and downstream ports; `free_pci_slots` empty conventional slots on buses that a
     hot-plugged or configured conventional device can use (pci-root of i440fx, pci bridges,
-    pcie-to-pci-bridge). An inactive definition grows ports by itself: see the planner.
+    pcie-to-pci-bridge). An inactive definition grows ports by itself, up to `spare_buses` more: see the
+    planner.
+
+    `hypervisor` is the domain's type (`kvm`, `qemu`, `xen`; empty where it is not told), `arch` the guest's
+    (`x86_64`), `acpi` whether it has ACPI. `free_usb_ports` is None where a controller's number of ports is
+    not known. `memory_bytes` is the most that the guest can have, `hard_limit_bytes` the limit that libvirt
+    then also uses for locked memory, `hole64_bytes` the window for 64-bit BARs where the definition tells
+    it; None where they are not told. `iommu` is a virtual IOMMU of the guest's own.
     """
 
     machine: str = ""
@@ -299,6 +314,15 @@ class GuestHardware:
     free_pci_slots: int = 0
     usb_controller: bool = False
     scsi_controllers: tuple[ScsiController, ...] = ()
+    hypervisor: str = ""
+    arch: str = ""
+    acpi: bool = False
+    spare_buses: int = 255
+    free_usb_ports: int | None = None
+    memory_bytes: int | None = None
+    hard_limit_bytes: int | None = None
+    hole64_bytes: int | None = None
+    iommu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.errors import PRECONDITIONS, HostdevError
 from hostdevd.core.graph import group_mates_of, names_twin
 from hostdevd.core.groups import Affected, affected
+from hostdevd.core.guest import guest_blockers
+from hostdevd.core.guest_memory import memory_warnings
 from hostdevd.core.model import Domain, HolderRole, NodeDevice, PciFacts, Reason, UsbFacts
 from hostdevd.core.plan import (
     AttachPlan,
@@ -101,7 +103,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
             *store.devices[target.name].eligibility.reasons,
             *preflight.other_endpoints(store, target, request.group_policy),
             *scope_blockers,
-            *preflight.guest_blockers(domain, devices),
+            *guest_blockers(store, domain, devices),
         ),
     )
     return AttachPlan(
@@ -256,6 +258,7 @@ def _side_effects(
     live_vfio = any(device.live and device.node.type in {"pci", "mdev"} for device in devices)
     if live_vfio and not _holds_vfio(store, domain):
         yield SideEffect(f"the memory of {name} is pinned while it has the device")
+    yield from memory_warnings(store, domain, devices)
     if live_vfio or any(device.live and device.node.type == "scsi" for device in devices):
         yield SideEffect(f"save, snapshot and migration of {name} are blocked while it has the device")
     if any(device.live for device in devices):

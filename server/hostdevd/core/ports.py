@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
-from hostdevd.core.model import Check, Domain, DomainEntry, HostUses, HypervisorInfo, Network, NodeDevice
+from hostdevd.core.model import Bar, Check, Domain, DomainEntry, HostUses, HypervisorInfo, Network, NodeDevice
 
 # --- events ------------------------------------------------------------------------------------------
 
@@ -274,6 +274,15 @@ class HostPort(Protocol):
 
     def block_paths(self, path: str) -> tuple[str, ...]:
         """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
+
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions of a PCI function; none where they cannot be told: they are only warned of."""
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:
+        """Whether a LUN has a SCSI generic node (`sg` is loaded); True where it cannot be told."""
+
+    def kernel_release(self) -> str:
+        """The running kernel's release (`6.1.0-18-amd64`); empty where it cannot be told."""
 
     def boot_id(self) -> str:
         """The kernel's boot id: another one means that addresses may have moved."""

@@ -1,4 +1,4 @@
-"""What stands in the way of an attach besides the device itself: holders, its group, the guest."""
+"""What stands in the way of an attach besides the device itself and the guest: other VMs, its group."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ from collections.abc import Iterator
 
 from hostdevd.core.assignments import Assignment, GroupPolicy
 from hostdevd.core.graph import group_mates_of
-from hostdevd.core.model import (
-    Domain,
-    Holder,
-    HolderRole,
-    MdevFacts,
-    NodeDevice,
-    PciFacts,
-    Reason,
-    ScsiFacts,
-    UsbFacts,
-    Vm,
-)
-from hostdevd.core.plan import PlannedDevice
+from hostdevd.core.model import Domain, Holder, NodeDevice, Reason, Vm
 from hostdevd.core.store import Store
 
 
@@ -69,61 +57,3 @@ def other_endpoints(store: Store, target: NodeDevice, policy: GroupPolicy) -> It
             f"the IOMMU group of {target.name} has other endpoints: {', '.join(others)}",
             "use the group policy WHOLE_GROUP or RESERVE_REST",
         )
-
-
-def guest_blockers(domain: Domain, devices: tuple[PlannedDevice, ...]) -> Iterator[Reason]:
-    """What the guest lacks to take the devices."""
-    vm = domain.vm
-    if domain.live is not None:
-        yield from _slot_blockers(domain, [device for device in devices if device.live])
-    kinds = {type(device.node.facts) for device in devices if device.live or device.config}
-    for definition, used in ((domain.live, "live"), (domain.config, "config")):
-        if definition is None or not any(getattr(device, used) for device in devices):
-            continue
-        if UsbFacts in kinds and not definition.hardware.usb_controller:
-            yield Reason("GUEST_HAS_NO_CONTROLLER", vm.name, f"{vm.name} has no USB controller", "add one (qemu-xhci)")
-            break
-        if ScsiFacts in kinds and not any(
-            controller.model.startswith("virtio") for controller in definition.hardware.scsi_controllers
-        ):
-            text = f"{vm.name} has no virtio-scsi controller"
-            yield Reason("GUEST_HAS_NO_CONTROLLER", vm.name, text, "add a SCSI controller of model virtio-scsi")
-            break
-    if vm.managed_save and not vm.state.active:
-        yield Reason(
-            "MANAGED_SAVE_PRESENT",
-            vm.name,
-            f"{vm.name} has a saved state, from which it would start without the device",
-            "start and shut down the VM, or remove its saved state (virsh managedsave-remove)",
-        )
-
-
-def _slot_blockers(domain: Domain, devices: list[PlannedDevice]) -> Iterator[Reason]:
-    if domain.live is None:
-        return
-    hardware = domain.live.hardware
-    shown = [
-        device.node.facts
-        for device in devices
-        if device.role is HolderRole.VISIBLE and isinstance(device.node.facts, PciFacts | MdevFacts)
-    ]
-    # A mediated device has no capability to look at; libvirt takes it for an express one.
-    takes_express = [not isinstance(facts, PciFacts) or facts.express for facts in shown]
-    express = sum(takes_express) if hardware.pcie else 0
-    conventional = len(shown) - express
-    for needed, free, kind, remedy in (
-        (express, hardware.free_pcie_slots, "PCI Express", "add pcie-root-port controllers and restart the VM"),
-        (
-            conventional,
-            hardware.free_pci_slots,
-            "conventional PCI",
-            "add a pcie-to-pci-bridge (q35) or pci-bridge controller and restart the VM",
-        ),
-    ):
-        if needed > free:
-            yield Reason(
-                "GUEST_HAS_NO_SLOT",
-                domain.vm.name,
-                f"{domain.vm.name} has {free} free {kind} slots, {needed} are needed",
-                remedy,
-            )

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hostdevd.core import eligibility as rules
-from hostdevd.core.addresses import PciAddress
+from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
 from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, entry_of, held_by, holders_of, with_config
-from hostdevd.core.identity import FactsOf, Identities
+from hostdevd.core.identity import FactsOf, Identities, Identity
 from hostdevd.core.model import (
+    Bar,
     Domain,
     Eligibility,
     Holder,
@@ -42,12 +43,15 @@ from hostdevd.core.views import DeviceView, GroupView, group_view
 
 @dataclass(frozen=True, slots=True)
 class Senses:
-    """What the store reads while it derives: quick looks at the host, none of which waits."""
+    """What the store and plans over it read: quick looks at the host, none of which waits."""
 
     driver: Callable[[PciAddress], DriverState]
     identity: FactsOf
     block_paths: BlockPaths
     now: Callable[[], float]
+    bars: Callable[[PciAddress], tuple[Bar, ...]] = lambda _: ()
+    has_generic_node: Callable[[ScsiAddress], bool] = lambda _: True
+    kernel_release: Callable[[], str] = lambda: ""
 
 
 class Store:
@@ -131,6 +135,18 @@ class Store:
         """What was read of a device's driver when its view was derived."""
         return self._drivers.get(name)
 
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions of a PCI function, read now."""
+        return self._senses.bars(address)
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:
+        """Whether a LUN has a SCSI generic node, read now."""
+        return self._senses.has_generic_node(address)
+
+    def kernel_release(self) -> str:
+        """The host's kernel, as it names itself."""
+        return self._senses.kernel_release()
+
     def holders_of(self, device: str) -> tuple[Holder, ...]:
         """The holders of a device by its libvirt name (or what the domain's XML names)."""
         return tuple(self._holders_of_device.get(device, {}).values())
@@ -155,6 +171,22 @@ class Store:
             self._depth -= 1
             if self._depth == 0:
                 self._commit_or_keep(source)
+
+    def adopt(self, *, epoch: str, revision: int, identities: Iterable[Identity]) -> None:
+        """Go on as a state store says that could not be read until now; call within `change`.
+
+        The revisions so far were of another epoch. The next one lies beyond theirs and the stored ones, and no
+        position from before it can be continued.
+        """
+        self.epoch = epoch
+        self.revision = max(self.revision, revision) + 1
+        self.device_history = History(self.revision)
+        self.holder_history = History(self.revision)
+        self._identities.replace(identities)
+        self._dirty_devices.update(self.graph.nodes)
+        self._dirty_groups.update(group.iommu_group for group in self.groups.values())
+        self._dirty_domains.update(self._domains)
+        self._assignments_changed = True
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""

@@ -81,7 +81,7 @@ class Upkeep:
     async def follow(self) -> None:
         """Recover as soon as libvirt was read, then compare whenever something changed."""
         await self._sync.synced.wait()
-        self._recover_all()
+        self.recover_all()
         while True:
             self._operations.ended.clear()
             for name in tuple(self._store.assignments):
@@ -98,7 +98,7 @@ class Upkeep:
                 await self._operations.save_again()
                 await self._purge()
                 if self._sync.connected:
-                    self._recover_all()
+                    self.recover_all()
             except HostdevError as error:
                 log.warning("old records could not be removed; trying again", error=error.message)
             except Exception:
@@ -123,7 +123,8 @@ class Upkeep:
 
     # --- after a crash -------------------------------------------------------------------------------
 
-    def _recover_all(self) -> None:
+    def recover_all(self) -> None:
+        """Take up every operation that the journal has as under way and nobody works on."""
         for assignment in tuple(self._store.assignments.values()):
             if assignment.state.in_flight and not self._operations.is_busy(assignment):
                 try:
@@ -270,7 +271,7 @@ class Upkeep:
 
     async def _purge(self) -> None:
         now = self._clock.now()
-        if now - self._purged < PURGE_S:
+        if not self._journal.is_open or now - self._purged < PURGE_S:
             return
         closed_before, used_before = now - KEEP_CLOSED_S, now - KEEP_REQUESTS_S
         names = await self._journal.purge(assignments_before=closed_before, requests_before=used_before)

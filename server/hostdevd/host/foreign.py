@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hostdevd.core.addresses import PciAddress
-from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUses, NodeDevice
+from hostdevd.core.addresses import PciAddress, ScsiAddress
+from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUses, NodeDevice
 from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
 
 _WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
@@ -36,6 +36,18 @@ class ForeignHost:
     def block_paths(self, path: str) -> tuple[str, ...]:  # noqa: ARG002
         """Not known here."""
         return ()
+
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:  # noqa: ARG002
+        """Not known here."""
+        return ()
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:  # noqa: ARG002
+        """Not known here."""
+        return True
+
+    def kernel_release(self) -> str:
+        """Not known here."""
+        return ""
 
     def boot_id(self) -> str:
         """Not known here."""

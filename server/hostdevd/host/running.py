@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from hostdevd.core.addresses import PciAddress
-from hostdevd.core.model import Check, HostUses, NodeDevice
+from hostdevd.core.addresses import PciAddress, ScsiAddress
+from hostdevd.core.model import Bar, Check, HostUses, NodeDevice
 from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
 from hostdevd.host.blocks import block_paths
 from hostdevd.host.checks import read_checks
@@ -15,6 +15,7 @@ from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
 from hostdevd.host.interfaces import foreign_interfaces
 from hostdevd.host.sysfs import HostTree
+from hostdevd.host.traits import has_generic_node, kernel_release, read_bars
 from hostdevd.host.uses import read_uses
 from hostdevd.host.watch import HostWatch
 
@@ -85,6 +86,18 @@ class RunningHost:
     def block_paths(self, path: str) -> tuple[str, ...]:
         """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""
         return block_paths(self._tree, path)
+
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions of a PCI function; none where they cannot be told."""
+        return read_bars(self._tree, address)
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:
+        """Whether a LUN has a SCSI generic node: looked for where libvirt looks for its name."""
+        return has_generic_node(self._tree, address)
+
+    def kernel_release(self) -> str:
+        """The running kernel's release; empty where it cannot be told."""
+        return kernel_release(self._tree)
 
     def boot_id(self) -> str:
         """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""

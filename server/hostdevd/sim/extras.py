@@ -5,6 +5,8 @@
     iommu = true                    # false: no device has an IOMMU group either
     interrupt_remapping = true
     vfio = true
+    sg = true                       # the sg module; without it no LUN can be passed
+    kernel = "6.1.0"                # its release: before 5.19 some groups cannot leave a running guest
 
     [host.unknown_uses]             # uses that cannot be read, by node device type: their devices are refused
     net = "netlink is not allowed"
@@ -15,6 +17,7 @@
     [drivers.pci_0000_0e_00_0]      # by PCI node device; `<driver>` in the node file is what is bound now
     native = "e1000e"               # what the kernel probes for it (default: what the node file has bound)
     override = "vendor_test"        # its driver_override
+    bars_mib = [16384, 32]          # its memory regions, all of them 64 bits wide
 
     [identities.usb_1_4]            # by node device: fields of IdentityFacts, over what is derived
     serial = "STICK1"
@@ -97,6 +100,7 @@ class DriverExtras:
 
     native: str = ""
     override: str = ""
+    bars_mib: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class HostExtras:
     iommu: bool = True
     interrupt_remapping: bool = True
     vfio: bool = True
+    sg: bool = True
+    kernel: str = "6.1.0"
     unknown_uses: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -224,6 +230,8 @@ def _plain(value: object, kind: str, place: str) -> object:
         return float(value)
     if kind == "Mapping[str, str]":
         return {key: _text(text, f"{place}.{key}") for key, text in _table(value, place).items()}
+    if kind == "tuple[int, ...]":
+        return tuple(_plain(each, "int", place) for each in _list(value, place))
     expected = {"str": str, "int": int, "float": float, "bool": bool}.get(kind)
     if expected is None or type(value) is not expected:
         raise ValueError(f"{place} is {value!r}, not of type {kind}")

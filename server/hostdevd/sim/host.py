@@ -6,8 +6,8 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 
-from hostdevd.core.addresses import PciAddress
-from hostdevd.core.model import Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
+from hostdevd.core.addresses import PciAddress, ScsiAddress
+from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
 from hostdevd.core.ports import DriverState, Event, EventSink, HostChanged, IdentityFacts, Listed, nothing_listed
 from hostdevd.sim.identity import identity_of
 from hostdevd.sim.world import World
@@ -77,6 +77,20 @@ class SimHost:
             and (name in stacked or whole == node.facts.block or whole in node.devnodes)
         ]
         return tuple(each for each in found if each)
+
+    def bars(self, address: PciAddress) -> tuple[Bar, ...]:
+        """The memory regions that the extras give the function, all of them 64 bits wide."""
+        device = self._world.kernel.pci(address)
+        extras = self._world.extras.drivers.get(device.node.name) if device is not None else None
+        return tuple(Bar(mib * 1024 * 1024, wide=True) for mib in extras.bars_mib) if extras is not None else ()
+
+    def has_generic_node(self, address: ScsiAddress) -> bool:  # noqa: ARG002  a module for all
+        """Whether the extras let `sg` be loaded."""
+        return self._world.extras.host.sg
+
+    def kernel_release(self) -> str:
+        """The release that the extras give the kernel."""
+        return self._world.extras.host.kernel
 
     def boot_id(self) -> str:
         """The kernel's boot id."""

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HostUse, HostUseKind, VmState
 from hostdevd.sim.extras import GuestBehaviour, Unplug
@@ -17,6 +19,8 @@ from hostdevd.sim.kernel import SimDevice
 from hostdevd.sim.simdomain import SimDomain
 from hostdevd.sim.simnetwork import SimNetwork
 from hostdevd.sim.world import LibvirtMemory, Unplugging, World
+
+log = structlog.get_logger()
 
 STATE_FILE = "simulated-host.json"
 _FORMAT = 1
@@ -30,6 +34,7 @@ class SavedHost:
         self._path = directory / STATE_FILE
         self._origin = origin
         self._world = world
+        self._told = False
         self._initial = {name: _device(device) for name, device in world.kernel.devices.items()}
 
     def load(self) -> bool:
@@ -61,6 +66,17 @@ class SavedHost:
         # No fsync: the state outlives the process, and a power cut may cost a simulated host.
         new.write_text(text, encoding="utf-8")
         new.replace(self._path)
+
+    def keep(self) -> None:
+        """Save, if that can be done: on a full or read-only disk the machine lives as long as the process."""
+        try:
+            self.save()
+        except OSError as error:
+            if not self._told:
+                log.warning("the simulated host is not saved", file=str(self._path), why=error.strerror)
+            self._told = True
+        else:
+            self._told = False
 
     # --- writing -------------------------------------------------------------------------------------
 

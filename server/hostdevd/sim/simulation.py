@@ -65,8 +65,8 @@ def simulate(
     if saved is None or not saved.load():
         _load_libvirt(world, nodes, path)
     if saved is not None:
-        world.on_change = saved.save
-        saved.save()
+        world.on_change = saved.keep
+        saved.keep()
     return _assemble(world, clock, path, extras, before_call)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
+from hostdevd.core.drives import free_drive
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.giving import _free_drive
 from hostdevd.core.journal import REVISION_BLOCK, Journal, RequestRecord
 from hostdevd.core.model import Domain, DomainDef, GuestHardware, ScsiController
 from unit.core.made import HARDWARE, domain
@@ -67,8 +67,8 @@ def test_a_lun_gets_no_controller_that_only_one_definition_has() -> None:
         return replace(HARDWARE, scsi_controllers=(ScsiController(index, "virtio-scsi"),))
 
     made = domain("on", ())
-    assert _free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(0)))) == (0, 0, 0, 0)
-    assert _free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(1)))) is None
+    assert free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(0)))) == (0, 0, 0, 0)
+    assert free_drive(Domain(made.vm, DomainDef((), hardware(0)), DomainDef((), hardware(1)))) is None
 
 
 async def test_the_wait_counts_what_was_done_before_the_operation(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,19 +81,6 @@ async def test_a_journal_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert last.assignments == ()
     assert last.requests == (REQUEST,)
     await journal.close()
-
-
-async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    await journal.open()
-    await journal.close()
-    with sqlite3.connect(tmp_path / "state.sqlite") as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
-    newer = Journal(tmp_path)
-    with pytest.raises(sqlite3.DatabaseError, match="newer"):
-        await newer.open()
-    await newer.close()
 
 
 async def test_a_write_that_fails_changes_nothing_and_says_so(tmp_path: Path) -> None:

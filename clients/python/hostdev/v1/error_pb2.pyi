@@ -90,11 +90,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_GUEST_HAS_NO_SLOT: _ErrorReason.ValueType  # 36
     """`FAILED_PRECONDITION`. The VM has no free slot of the kind that the device
-    needs. Add a `pcie-root-port`, or a `pcie-to-pci-bridge` for conventional PCI.
+    needs. Add a `pcie-root-port`, or a `pcie-to-pci-bridge` for conventional PCI;
+    for a USB device a controller with more ports.
     """
     ERROR_REASON_GUEST_HAS_NO_CONTROLLER: _ErrorReason.ValueType  # 37
     """`FAILED_PRECONDITION`. The VM lacks the USB or virtio-scsi controller that the
-    device needs. Add one to the VM.
+    device needs, or none has room. Add one to the VM.
     """
     ERROR_REASON_HOTPLUG_UNSUPPORTED: _ErrorReason.ValueType  # 38
     """`FAILED_PRECONDITION`. The device cannot be plugged into, or out of, this VM
@@ -105,7 +106,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     would not fit. Start the VM, or remove the image.
     """
     ERROR_REASON_HYPERVISOR_UNSUPPORTED: _ErrorReason.ValueType  # 40
-    """`FAILED_PRECONDITION`. The hypervisor cannot do this."""
+    """`FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
+    QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
+    through (the `sg` module).
+    """
     ERROR_REASON_DETACH_REJECTED_BY_GUEST: _ErrorReason.ValueType  # 41
     """`FAILED_PRECONDITION`. The guest refused to release the device; it still holds
     it. Stop its use in the guest and detach again, or stop the VM.
@@ -159,8 +163,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     again later.
     """
     ERROR_REASON_STATE_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 71
-    """`UNAVAILABLE`. The state store cannot be used, so nothing may be started.
-    The operator has to look at the state directory.
+    """`UNAVAILABLE`. The state store cannot be used, so nothing may be started; what
+    reads goes on, but for assignments that were never read. The operator has to
+    look at the state directory, as the message says; the server tries it again by
+    itself.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 72
     """`UNAVAILABLE`. The server is shutting down. Try again after `RetryInfo`."""
@@ -302,11 +308,12 @@ meant. List the devices again before you go on.
 """
 ERROR_REASON_GUEST_HAS_NO_SLOT: ErrorReason.ValueType  # 36
 """`FAILED_PRECONDITION`. The VM has no free slot of the kind that the device
-needs. Add a `pcie-root-port`, or a `pcie-to-pci-bridge` for conventional PCI.
+needs. Add a `pcie-root-port`, or a `pcie-to-pci-bridge` for conventional PCI;
+for a USB device a controller with more ports.
 """
 ERROR_REASON_GUEST_HAS_NO_CONTROLLER: ErrorReason.ValueType  # 37
 """`FAILED_PRECONDITION`. The VM lacks the USB or virtio-scsi controller that the
-device needs. Add one to the VM.
+device needs, or none has room. Add one to the VM.
 """
 ERROR_REASON_HOTPLUG_UNSUPPORTED: ErrorReason.ValueType  # 38
 """`FAILED_PRECONDITION`. The device cannot be plugged into, or out of, this VM
@@ -317,7 +324,10 @@ ERROR_REASON_MANAGED_SAVE_PRESENT: ErrorReason.ValueType  # 39
 would not fit. Start the VM, or remove the image.
 """
 ERROR_REASON_HYPERVISOR_UNSUPPORTED: ErrorReason.ValueType  # 40
-"""`FAILED_PRECONDITION`. The hypervisor cannot do this."""
+"""`FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
+QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
+through (the `sg` module).
+"""
 ERROR_REASON_DETACH_REJECTED_BY_GUEST: ErrorReason.ValueType  # 41
 """`FAILED_PRECONDITION`. The guest refused to release the device; it still holds
 it. Stop its use in the guest and detach again, or stop the VM.
@@ -371,8 +381,10 @@ ERROR_REASON_LIBVIRT_DISCONNECTED: ErrorReason.ValueType  # 70
 again later.
 """
 ERROR_REASON_STATE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 71
-"""`UNAVAILABLE`. The state store cannot be used, so nothing may be started.
-The operator has to look at the state directory.
+"""`UNAVAILABLE`. The state store cannot be used, so nothing may be started; what
+reads goes on, but for assignments that were never read. The operator has to
+look at the state directory, as the message says; the server tries it again by
+itself.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 72
 """`UNAVAILABLE`. The server is shutting down. Try again after `RetryInfo`."""

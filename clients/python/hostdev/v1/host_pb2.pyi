@@ -45,7 +45,9 @@ class _HostCheckCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostChe
     HOST_CHECK_CODE_PERMISSIONS: _HostCheckCode.ValueType  # 7
     """The rights that libvirt gives the service."""
     HOST_CHECK_CODE_STATE_STORE: _HostCheckCode.ValueType  # 8
-    """The directory in which the service keeps its state."""
+    """The directory in which the service keeps its state. If it cannot be used,
+    nothing can be attached, detached or forgotten.
+    """
 
 class HostCheckCode(_HostCheckCode, metaclass=_HostCheckCodeEnumTypeWrapper):
     """What a host check probes."""
@@ -69,7 +71,9 @@ HOST_CHECK_CODE_HOST_USES: HostCheckCode.ValueType  # 6
 HOST_CHECK_CODE_PERMISSIONS: HostCheckCode.ValueType  # 7
 """The rights that libvirt gives the service."""
 HOST_CHECK_CODE_STATE_STORE: HostCheckCode.ValueType  # 8
-"""The directory in which the service keeps its state."""
+"""The directory in which the service keeps its state. If it cannot be used,
+nothing can be attached, detached or forgotten.
+"""
 Global___HostCheckCode: _TypeAlias = HostCheckCode  # noqa: Y015
 
 class _HostCheckStatus:

@@ -1,4 +1,4 @@
-"""What a guest has to take a device with: slots, USB and SCSI controllers, read from its XML.
+"""What a guest has to take a device with: slots, controllers, memory, ACPI, read from its XML.
 
 The numbers of slots are libvirt's (`virDomainPCIAddressBusSetModel` and the machine's own reservations).
 """
@@ -6,11 +6,13 @@ The numbers of slots are libvirt's (`virDomainPCIAddressBusSetModel` and the mac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lxml import etree
 
 from hostdevd.core.model import GuestHardware, ScsiController
+from hostdevd.virt.xml.guest_memory import hard_limit_bytes, hole64_bytes, memory_bytes
+from hostdevd.virt.xml.guest_usb import free_usb_ports
 from hostdevd.virt.xml.numbers import number
 from hostdevd.virt.xml.sources import drive_address, pci_address
 
@@ -26,6 +28,8 @@ _FIRST_CONVENTIONAL_SLOT: Mapping[str, int] = {
 """Buses that take a conventional function, also while the guest runs; a dmi-to-pci-bridge does not."""
 
 _LAST_SLOT = 31
+_LAST_BUS = 255
+"""`index` of a PCI controller, which libvirt also makes its `chassis`, is a bus number."""
 _PCIE_MACHINES = ("q35", "virt")
 
 
@@ -40,20 +44,33 @@ def guest_hardware(domain: etree._Element) -> GuestHardware:
     """Slots and controllers of the `<domain>` element; empty ones where it does not tell."""
     os_type = domain.find("os/type")
     machine = "" if os_type is None else os_type.get("machine", "")
+    facts = GuestHardware(
+        machine=machine,
+        pcie=_pcie_machine(machine),
+        hypervisor=domain.get("type", ""),
+        arch="" if os_type is None else os_type.get("arch", ""),
+        acpi=domain.find("features/acpi") is not None,
+        memory_bytes=memory_bytes(domain),
+        hard_limit_bytes=hard_limit_bytes(domain),
+    )
     devices = domain.find("devices")
     if devices is None:
-        return GuestHardware(machine=machine, pcie=_pcie_machine(machine))
+        return facts
     buses = tuple(_buses(devices))
     used = frozenset(_used_slots(devices))
-    return GuestHardware(
-        machine=machine,
-        pcie=any(bus.model == "pcie-root" for bus in buses) or _pcie_machine(machine),
+    return replace(
+        facts,
+        pcie=facts.pcie or any(bus.model == "pcie-root" for bus in buses),
         free_pcie_slots=_free_pcie_slots(buses, used),
         free_pci_slots=_free_pci_slots(buses, used),
         usb_controller=any(
             controller.get("model") != "none" for controller in devices.iterfind("controller[@type='usb']")
         ),
         scsi_controllers=tuple(_scsi_controllers(devices)),
+        spare_buses=_LAST_BUS - max((bus.index for bus in buses), default=0),
+        free_usb_ports=free_usb_ports(devices),
+        hole64_bytes=hole64_bytes(devices),
+        iommu=devices.find("iommu") is not None,
     )
 
 
@@ -64,7 +81,7 @@ def _pcie_machine(machine: str) -> bool:
 
 def _buses(devices: etree._Element) -> Iterator[_Bus]:
     for controller in devices.iterfind("controller[@type='pci']"):
-        index = number(controller.get("index"), 0xFF)
+        index = number(controller.get("index"), _LAST_BUS)
         if index is not None:
             target = controller.find("target")
             hotplug = target is None or target.get("hotplug") != "off"
