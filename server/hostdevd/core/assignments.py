@@ -89,7 +89,8 @@ class AssignedDevice:
     `driver_known`: another tool attached it). `ours` says that hostdevd gives it back: false for a device
     that was found on a VFIO driver, which its operator had bound. `adds_live` and `adds_config` tell what
     the attach in flight adds, so what its undoing may take. `by_service`: its place in the configuration
-    is kept here and not in the XML (`CONFIG_BY_SERVICE`).
+    is kept here and not in the XML (`CONFIG_BY_SERVICE`). `awaited`: the running guest is to have it, and has
+    not: its plug was pulled, or it was not there as the VM started.
     """
 
     name: str
@@ -103,6 +104,7 @@ class AssignedDevice:
     adds_live: bool = False
     adds_config: bool = False
     by_service: bool = False
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class Assignment:
 
     def before_extension(self) -> Assignment | None:
         """What an attach in flight set out to extend; None when it made the assignment."""
-        if not (self.live or self.config):
+        if not (self.live or self.config or self.awaits):
             return None
         held = tuple(
             device
@@ -174,6 +176,11 @@ class Assignment:
             if (self.live and not device.adds_live) or (self.config and not device.adds_config)
         )
         return replace(self, state=AssignmentState.ATTACHED, devices=held or self.devices).settled()
+
+    @property
+    def awaits(self) -> bool:
+        """Whether the guest is to get one of its devices as soon as that is there."""
+        return any(device.awaited for device in self.devices)
 
     @property
     def aliases(self) -> frozenset[str]:

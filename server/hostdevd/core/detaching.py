@@ -65,6 +65,7 @@ class Detaching:
             done = done.without_condition(ConditionCode.CONFIG_BY_SERVICE)
             done = done.without_condition(ConditionCode.CONFIG_DIVERGED)
         if not live:
+            done = replace(done, devices=tuple(replace(device, awaited=False) for device in done.devices))
             done = done.without_condition(ConditionCode.GROUP_SPLIT)
             done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
             for condition in await self._effects.restoring.give_back(assignment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostdevd.core.clearing import Clearing
 from hostdevd.core.giving import Giving
 from hostdevd.core.journal import Journal
 from hostdevd.core.looking import Looking
@@ -29,6 +30,7 @@ class Effects:
         delays = delays or Delays()
         steps = Steps(journal, clock)
         self.looking = Looking(store, sync, host, clock)
+        self.clearing = Clearing(hypervisor, self.looking, steps, delays)
         self.giving = Giving(store, sync, hypervisor, host, self.looking, steps, delays)
         self.taking = Taking(hypervisor, self.looking, steps, clock, delays)
         self.restoring = Restoring(store, hypervisor, host, self.looking, steps, clock, delays)

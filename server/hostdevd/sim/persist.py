@@ -7,11 +7,13 @@ or a changed one, the machine starts anew.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HostUse, HostUseKind, VmState
+from hostdevd.core.ports import IdentityFacts
 from hostdevd.sim.extras import GuestBehaviour, Unplug
 from hostdevd.sim.kernel import SimDevice
 from hostdevd.sim.simdomain import SimDomain
@@ -71,6 +73,8 @@ class SavedHost:
             "origin": self._origin,
             "boot_id": world.boot_id,
             "devices": {name: state for name, state in devices.items() if state != self._initial.get(name)},
+            "moved_away": sorted(self._initial.keys() - devices.keys()),
+            "identities": {name: asdict(facts) for name, facts in world.identities.items()},
             "domains": [_domain(domain) for domain in world.domains.values()],
             "uses": {
                 name: [{"kind": use.kind.value, "detail": use.detail} for use in uses]
@@ -93,6 +97,11 @@ class SavedHost:
     def _restore(self, saved: dict[str, Any]) -> None:
         world = self._world
         world.boot_id = saved["boot_id"]
+        for name in saved.get("moved_away", ()):
+            del world.kernel.devices[name]
+            world.kernel.graph.remove(name)
+        if "identities" in saved:
+            world.identities = {name: IdentityFacts(**facts) for name, facts in saved["identities"].items()}
         for name, state in saved["devices"].items():
             self._restore_device(name, state)
         world.domains = {

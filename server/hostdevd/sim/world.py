@@ -51,6 +51,7 @@ class World:
         self.boot_id = boot_id
         self.kernel = Kernel(self.held, self.emit, extras.drivers)
         self.domains: dict[str, SimDomain] = {}
+        self.identities = dict(extras.identities)
         self.uses: dict[str, tuple[HostUse, ...]] = dict(extras.uses)
         self.behaviour: dict[str, GuestBehaviour] = dict(extras.guests)
         self.libvirt = LibvirtMemory()
