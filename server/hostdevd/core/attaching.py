@@ -204,6 +204,9 @@ class Attaching:
                         device.node.name,
                     )
                 )
+        if planned.extends is not None:  # in another port it has another name
+            uids = {one.uid: one.name for one in done.devices}
+            done = done.calling({one.name: uids[one.uid] for one in planned.extends.devices})
         await self._operations.finish(operation, done)
 
     async def undo(

@@ -8,6 +8,7 @@ from hostdevd.core.journal import Journal
 from hostdevd.core.looking import Looking
 from hostdevd.core.ports import Clock, HostPort, HypervisorPort
 from hostdevd.core.restoring import Restoring
+from hostdevd.core.rewriting import Rewriting
 from hostdevd.core.steps import Delays, Steps
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
@@ -31,6 +32,7 @@ class Effects:
         steps = Steps(journal, clock)
         self.looking = Looking(store, sync, host, clock)
         self.clearing = Clearing(hypervisor, self.looking, steps, delays)
+        self.rewriting = Rewriting(hypervisor, self.looking, steps)
         self.giving = Giving(store, sync, hypervisor, host, self.looking, steps, delays)
         self.taking = Taking(hypervisor, self.looking, steps, clock, delays)
         self.restoring = Restoring(store, hypervisor, host, self.looking, steps, clock, delays)

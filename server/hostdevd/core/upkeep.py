@@ -20,9 +20,10 @@ from hostdevd.core.graph import group_mates_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import ConditionCode, Domain, DomainDef, NodeDevice, VmState
+from hostdevd.core.moving import Moving
 from hostdevd.core.operations import Operations
 from hostdevd.core.plan import Plan, StepKind
-from hostdevd.core.ports import Clock
+from hostdevd.core.ports import Clock, HostPort
 from hostdevd.core.requests import Requests
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
@@ -61,6 +62,7 @@ class Upkeep:
         requests: Requests,
         journal: Journal,
         clock: Clock,
+        host: HostPort,
     ) -> None:
         self._store = store
         self._sync = sync
@@ -74,6 +76,7 @@ class Upkeep:
         self._purged = float("-inf")
         self._awaiting = Awaiting(store, sync, operations, effects.looking)
         self._following = Following(store, sync, operations, attaching)
+        self._moving = Moving(store, sync, operations, effects.looking, effects.rewriting, host, clock)
         store.on_commit.append(lambda _: operations.ended.set())
 
     async def follow(self) -> None:
@@ -97,6 +100,7 @@ class Upkeep:
                 await self._purge()
                 if self._sync.connected:
                     self._recover_all()
+                    self._moving.look_again()
             except HostdevError as error:
                 log.warning("old records could not be removed; trying again", error=error.message)
             except Exception:
@@ -164,6 +168,7 @@ class Upkeep:
                 # Whether it runs is how a restart knows that it was started meanwhile.
                 await self._operations.save(true)
         self._following.look(name)
+        self._moving.look(assignment.vm.uuid)
 
     async def _correct(self, assignment: Assignment, true: Assignment) -> None:
         operation = self._operations.begin(assignment, Plan())
@@ -187,14 +192,19 @@ class Upkeep:
         without_live = self._without(assignment, domain.live if domain else None)
         without_config = self._without(assignment, domain.config if domain else None)
         devices = len(assignment.devices)
-        by_service = {device.uid for device in assignment.devices if device.by_service and domain is not None}
-        without_config = tuple(device for device in without_config if device.uid not in by_service)
+        # Kept by the service, or between two addresses: in no XML, and the VM's all the same.
+        ours = {one.uid for one in assignment.devices if domain and (one.by_service or (one.moving and domain.config))}
+        without_config = tuple(device for device in without_config if device.uid not in ours)
         live, config = len(without_live) < devices, len(without_config) < devices
-        here = replace(assignment, devices=self._awaiting.found(assignment, domain), vm=vm)
+        found_devices = self._awaiting.found(assignment, domain)
+        if domain is None or domain.config is None:
+            found_devices = tuple(replace(device, moving=None) for device in found_devices)
+        here = replace(assignment, devices=found_devices, vm=vm)
         found = [
             *(self._split(assignment, device) for device in without_live if live),
             *(self._diverged(assignment, device) for device in without_config if config),
             *self._of_devices(here),
+            *self._moving.conditions(here, domain),
         ]
         return replace(here, live=live, config=config, conditions=self._kept(assignment, found))
 

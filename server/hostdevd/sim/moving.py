@@ -17,6 +17,8 @@ from hostdevd.virt.xml.numbers import number
 from hostdevd.virt.xml.parser import parse
 
 _Match = re.Match[str]
+_SCSI_SEGMENT = re.compile(r"(?<=/)(host(?=[0-9]+(?:/|$))|target|(?=[0-9]+(?::[0-9]+){3}(?:/|$)))([0-9]+)")
+"""`host3`, `target3:0:0` or `3:0:0:1`, and not the `0000:01:00.0` of a PCI function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Moves:
     def of_path(self, path: str) -> str:
         """A sysfs path after the moves."""
         path = re.sub(r"(?<=/0000:)[0-9a-f]{2}(?=:)", self._bus, path)
-        path = re.sub(r"(?<=/)(host|target|)([0-9]+)(?=/|$|:[0-9]+:)", self._host, path)
+        path = re.sub(_SCSI_SEGMENT, self._host, path)
         for old, new in self.ports.items():
             path = re.sub(rf"(?<=/){re.escape(old)}(?=[:/]|$)", new, path)
         return path
