@@ -50,8 +50,13 @@ class Following:
 
     def _hear(self, event: Event) -> None:
         # What failed before may work with another libvirt, or another guest.
-        if isinstance(event, Connected | DomainStarted):
+        if isinstance(event, Connected):
             self._times += 1
+        elif isinstance(event, DomainStarted):
+            for one in self._store.assignments.values():
+                if one.vm.uuid == event.uuid:
+                    for device in one.devices:
+                        self._tried.pop((one.name, device.uid), None)
 
     def condition(self, assignment: Assignment, device: AssignedDevice) -> AssignmentCondition | None:
         """Why an awaited device that is on the host is not with its guest; None when nothing is to be said."""

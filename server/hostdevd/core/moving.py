@@ -93,8 +93,9 @@ class Moving:
         for device, entry in self._entries(assignment, domain.live):
             name = self._store.identities.name(device.uid)
             there = self._looking.names(entry)
-            if there and name not in there:
-                text = f"{assignment.vm.name} runs with {', '.join(there)}, which is where {device.name} was"
+            if name not in there and (there or name is not None):
+                what = ", ".join(there) or "nothing"
+                text = f"{assignment.vm.name} runs with {entry.source}, where {device.name} was; {what} is there now"
                 yield self._condition(device, text, f"stop {assignment.vm.name}, or detach the assignment")
 
     def _entries(

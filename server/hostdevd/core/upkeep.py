@@ -88,6 +88,7 @@ class Upkeep:
             for name in tuple(self._store.assignments):
                 try:
                     await self._compare(name)
+                    self._act(name)
                 except Exception:
                     log.exception("an assignment could not be compared", assignment=name)
             await self._operations.ended.wait()
@@ -167,8 +168,13 @@ class Upkeep:
             if true.vm.state.active != assignment.vm.state.active:
                 # Whether it runs is how a restart knows that it was started meanwhile.
                 await self._operations.save(true)
-        self._following.look(name)
-        self._moving.look(assignment.vm.uuid)
+
+    def _act(self, name: str) -> None:
+        """Begin what a comparison calls for. Not where a caller compares: what it is about to do goes first."""
+        assignment = self._store.assignments.get(name)
+        if assignment is not None and self._sync.connected:
+            self._following.look(name)
+            self._moving.look(assignment.vm.uuid)
 
     async def _correct(self, assignment: Assignment, true: Assignment) -> None:
         operation = self._operations.begin(assignment, Plan())

@@ -59,6 +59,8 @@ def live_attaches(on: Machine) -> int:
 async def idle(on: Machine, name: str) -> Assignment:
     """The assignment after it was looked at, with nothing under way."""
     for _ in range(5):
+        on.core.engine._operations.ended.set()  # everything is looked at
+        await on.clock.sleep(10.0)
         await on.core.engine._upkeep.compare_named(name)
         async with asyncio.timeout(20):
             while name in on.core.engine._operations:
