@@ -39,7 +39,7 @@ _Moved = dict[str, tuple[Assignment, tuple[Rewrite, ...]]]
 class _Tried:
     """A rewrite that failed: of what, when, in which times, and why."""
 
-    rewrites: tuple[Rewrite, ...]
+    what: frozenset[tuple[str, str]]
     time: float
     times: int
     why: str
@@ -143,7 +143,7 @@ class Moving:
             return  # it ends, and then everything is looked at again
         tried = self._tried.get(vm)
         rewrites = tuple(rewrite for _, found in moved.values() for rewrite in found)
-        same = tried is not None and (tried.rewrites, tried.times) == (rewrites, self._times)
+        same = tried is not None and (tried.what, tried.times) == (_what(rewrites), self._times)
         if tried is None or not same or self._clock.now() - tried.time >= AGAIN_S:
             self._begin(vm, moved, rewrites)
 
@@ -170,7 +170,7 @@ class Moving:
             failed, whole = await self._write(vm, operations[0].intent, rewrites)
             if failed is not None:
                 log.error("a configuration names old places", vm=vm, why=str(failed))
-                self._tried[vm] = _Tried(rewrites, self._clock.now(), times, failed.why)
+                self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, failed.why)
             else:
                 self._tried.pop(vm, None)
             for operation in operations:
@@ -181,9 +181,9 @@ class Moving:
                     done = moved[operation.name][0]
                 await self._operations.finish(operation, replace(done, update_time=self._operations.now()))
         except HostdevError as error:  # the intent cannot be written: nothing was touched
-            self._tried[vm] = _Tried(rewrites, self._clock.now(), times, error.message)
+            self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, error.message)
         except Exception:
-            self._tried[vm] = _Tried(rewrites, self._clock.now(), times, "a fault of hostdevd's, see its log")
+            self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, "a fault of hostdevd's, see its log")
             raise
         finally:
             for operation in operations:
@@ -209,6 +209,10 @@ class Moving:
     def _condition(self, device: AssignedDevice, text: str, remedy: str) -> AssignmentCondition:
         code = ConditionCode.DEVICE_CHANGED
         return AssignmentCondition(code, text, self._operations.now(), device.name, remedy)
+
+
+def _what(rewrites: tuple[Rewrite, ...]) -> frozenset[tuple[str, str]]:
+    return frozenset((one.device.alias, str(one.source)) for one in rewrites)
 
 
 def _marked(assignment: Assignment, rewrites: tuple[Rewrite, ...]) -> Assignment:

@@ -19,6 +19,7 @@ from unit.core.test_replug import idle
 CONFIG = Scope.CONFIG
 PCI = Moves(buses={0x01: 0x21, 0x04: 0x24})
 SCSI = Moves(hosts={3: 7})
+MISSING = ConditionCode.DEVICE_MISSING
 SWAPPED = Moves(buses={0x01: 0x09, 0x09: 0x01})
 """nic_single and switch_0 change places."""
 
@@ -182,6 +183,50 @@ async def test_when_it_cannot_be_put_back_either_nothing_wrong_is_named(tmp_path
         on.sim.controls.disconnect()
         on.sim.controls.reconnect()
         await until(on, lambda: right(on, held, "spare"))
+
+
+async def test_between_two_addresses_a_device_that_vanished_is_named_nowhere_until_it_is_back(tmp_path: Path) -> None:
+    refuse = False
+
+    async def no_attach(name: str, _arguments: object) -> None:
+        if refuse and name == "attach":
+            raise HypervisorError(1, "never")
+
+    async with machine(tmp_path, before_call=no_attach) as on:
+        held = await on.attach(Shape("nic_single", "spare"))
+        places = guest_places(on, "spare")
+        refuse = True
+        on.sim.controls.renumber(PCI)
+        await until(on, lambda: any("never" in one.message for one in on.assignment(held.name).conditions))
+        await idle(on, held.name)
+        assert entries(on, "spare") == {}
+        on.sim.controls.unplug_device("pci_0000_21_00_0")
+        await until(on, lambda: "pci_0000_21_00_0" not in on.core.store.devices)
+        refuse = False
+        on.sim.controls.reboot_host()
+        await until(on, lambda: [one.code for one in on.assignment(held.name).conditions] == [MISSING])
+        now = await idle(on, held.name)
+        assert (now.state, now.config, entries(on, "spare")) == (AssignmentState.ATTACHED, True, {})
+        on.sim.controls.replug("pci_0000_21_00_0")
+        await until(on, lambda: right(on, held, "spare"))
+        assert guest_places(on, "spare") == places
+
+
+async def test_what_is_between_two_addresses_can_be_detached(tmp_path: Path) -> None:
+    refuse = False
+
+    async def no_attach(name: str, _arguments: object) -> None:
+        if refuse and name == "attach":
+            raise HypervisorError(1, "never")
+
+    async with machine(tmp_path, before_call=no_attach) as on:
+        held = await on.attach(Shape("dual_0", "spare"))
+        refuse = True
+        on.sim.controls.renumber(PCI)
+        await until(on, lambda: any("never" in one.message for one in on.assignment(held.name).conditions))
+        await idle(on, held.name)
+        assert (await on.detach(held.name)).state is AssignmentState.DETACHED
+        assert entries(on, "spare") == {}
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
