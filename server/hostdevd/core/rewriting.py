@@ -16,7 +16,6 @@ from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import (
     HostdevSpec,
     HypervisorBusy,
-    HypervisorError,
     HypervisorGone,
     HypervisorPort,
     NoSuchObject,
@@ -111,10 +110,7 @@ class Rewriting:
 
     async def _entries(self, vm: str) -> dict[str | None, DomainEntry] | None:
         """The configuration's entries by alias; None when the VM has no configuration any more."""
-        try:
-            domain = await self._looking.domain(vm)
-        except HypervisorError as error:  # pragma: no cover  `domain` waits for all that may pass
-            raise StepFailedError(StepKind.VERIFY, vm, error.text, error.code) from error
+        domain = await self._looking.domain(vm)
         if domain is None or domain.config is None:
             return None
         return {entry.alias: entry for entry in domain.config.entries}
