@@ -18,6 +18,7 @@ DATA = Path(__file__).parent / "data"
 
 GOLDEN = {
     "pci-managed": HostdevSpec("ua-hostdev-1", PciAddress(0, 5, 0, 1), managed=True),
+    "pci-placed": HostdevSpec("ua-hostdev-1", PciAddress(0, 5, 0, 1), managed=True, guest=PciAddress(0, 7, 0, 0)),
     "pci-unassigned": HostdevSpec("ua-hostdev-1", PciAddress(0x10000, 255, 31, 7), unassigned=True),
     "usb-address": HostdevSpec("ua-hostdev-1", UsbAddress(1, 12)),
     "usb-product": HostdevSpec("ua-hostdev-1", UsbProduct(0x0951, 0x1666), optional=True),
@@ -47,6 +48,11 @@ def test_never_asks_for_raw_or_unfiltered_scsi(name: str) -> None:
         pytest.param(HostdevSpec("ua-1", UsbAddress(1, 2), unassigned=True), id="unassigned USB"),
         pytest.param(HostdevSpec("ua-1", PciAddress(0, 1, 2, 3), optional=True), id="optional PCI"),
         pytest.param(HostdevSpec("ua-1", PciAddress(0, 1, 2, 3), drive=(0, 0, 0, 0)), id="PCI as a drive"),
+        pytest.param(HostdevSpec("ua-1", UsbAddress(1, 2), guest=PciAddress(0, 1, 0, 0)), id="USB in a PCI slot"),
+        pytest.param(
+            HostdevSpec("ua-1", PciAddress(0, 1, 2, 3), unassigned=True, guest=PciAddress(0, 1, 0, 0)),
+            id="unassigned and shown",
+        ),
         pytest.param(HostdevSpec("ua-1", ScsiAddress(0, 0, 0, 0)), id="SCSI where libvirt likes"),
     ],
 )

@@ -70,6 +70,12 @@ class ScsiAddress:
     def __str__(self) -> str:
         return f"{self.host}:{self.bus}:{self.target}:{self.lun}"
 
+    @classmethod
+    def parse(cls, text: str) -> ScsiAddress:
+        """Read `3:0:0:1`; ValueError for anything else."""
+        host, bus, target, lun = map(int, text.split(":"))
+        return cls(host, bus, target, lun)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class MdevUuid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum, unique
@@ -82,6 +83,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerPlace:
+    """What a configuration's entry named before it was to name another address, and in which boot that was so."""
+
+    boot_id: str
+    source: str
+    guest_address: str
+    managed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AssignedDevice:
     """One device of an assignment.
 
@@ -89,7 +100,9 @@ class AssignedDevice:
     `driver_known`: another tool attached it). `ours` says that hostdevd gives it back: false for a device
     that was found on a VFIO driver, which its operator had bound. `adds_live` and `adds_config` tell what
     the attach in flight adds, so what its undoing may take. `by_service`: its place in the configuration
-    is kept here and not in the XML (`CONFIG_BY_SERVICE`).
+    is kept here and not in the XML (`CONFIG_BY_SERVICE`). `awaited`: the running guest is to have it, and has
+    not: its plug was pulled, or it was not there as the VM started. `moving`: its configured entry is
+    being written anew, so it may be absent; what it was.
     """
 
     name: str
@@ -103,6 +116,8 @@ class AssignedDevice:
     adds_live: bool = False
     adds_config: bool = False
     by_service: bool = False
+    awaited: bool = False
+    moving: FormerPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +166,11 @@ class Assignment:
         """The same without any condition of this code."""
         return replace(self, conditions=tuple(known for known in self.conditions if known.code is not code))
 
+    def calling(self, names: Mapping[str, str]) -> Assignment:
+        """The same with conditions about devices that have other names now."""
+        conditions = tuple(replace(one, device=names.get(one.device, one.device)) for one in self.conditions)
+        return replace(self, conditions=conditions)
+
     def _other_conditions(self, code: ConditionCode, device: str) -> tuple[AssignmentCondition, ...]:
         return tuple(known for known in self.conditions if (known.code, known.device) != (code, device))
 
@@ -166,7 +186,7 @@ class Assignment:
 
     def before_extension(self) -> Assignment | None:
         """What an attach in flight set out to extend; None when it made the assignment."""
-        if not (self.live or self.config):
+        if not (self.live or self.config or self.awaits):
             return None
         held = tuple(
             device
@@ -174,6 +194,11 @@ class Assignment:
             if (self.live and not device.adds_live) or (self.config and not device.adds_config)
         )
         return replace(self, state=AssignmentState.ATTACHED, devices=held or self.devices).settled()
+
+    @property
+    def awaits(self) -> bool:
+        """Whether the guest is to get one of its devices as soon as that is there."""
+        return any(device.awaited for device in self.devices)
 
     @property
     def aliases(self) -> frozenset[str]:

@@ -89,7 +89,7 @@ class Attaching:
                 yield known
                 continue
             device = known
-            if plan.live and not before.live:
+            if plan.live and (not before.live or known.awaited):
                 # It was last looked at when it was configured: its operator may have given it away since.
                 fresh = self._assigned(before.name, 0, plan, before.vm.uuid)
                 device = replace(
@@ -139,6 +139,7 @@ class Attaching:
     ) -> None:
         """Write the intent, carry the plan out, or undo it. No record: the service asked itself."""
         try:
+            await self._make_room(assignment, planned)
             await self._operations.intend(assignment, record)
         except HostdevError as error:
             # Nothing was touched, and nothing is remembered.
@@ -153,6 +154,17 @@ class Attaching:
             await self._attached(operation, planned, assignment)
         else:
             await self.undo(operation, assignment, planned.extends, record, failed)
+
+    async def _make_room(self, assignment: Assignment, planned: AttachPlan) -> None:
+        """Remove what a device that was pulled out left behind in the guest, which has the alias."""
+        awaited = [device for device in assignment.devices if device.awaited and device.adds_live]
+        if planned.extends is None or not awaited:
+            return
+        await self._operations.intend(planned.extends)  # once the entry is gone nothing else tells of it
+        try:
+            await self._effects.clearing.clear(assignment, awaited)
+        except StepFailedError as failed:
+            raise attach_failed(assignment, failed, ()) from failed
 
     async def _take(self, assignment: Assignment, planned: AttachPlan) -> StepFailedError | None:
         try:
@@ -169,8 +181,16 @@ class Attaching:
     async def _attached(self, operation: Operation, planned: AttachPlan, assignment: Assignment) -> None:
         now = self._operations.now()
         done = assignment.to(AssignmentState.ATTACHED, now)
+        names = {device.node.name for device in planned.devices if device.live}
+        names |= {device.name for device in planned.extends.devices} if planned.extends else set()
         done = replace(
             done,
+            devices=tuple(replace(one, awaited=one.awaited and not one.adds_live) for one in done.devices),
+            conditions=tuple(
+                one
+                for one in done.conditions
+                if not (planned.live and one.code is ConditionCode.DEVICE_MISSING and one.device in names)
+            ),
             live=done.live or done.pending_live,
             config=done.config or done.pending_config,
         ).settled()
@@ -184,6 +204,9 @@ class Attaching:
                         device.node.name,
                     )
                 )
+        if planned.extends is not None:  # in another port it has another name
+            uids = {one.uid: one.name for one in done.devices}
+            done = done.calling({one.name: uids[one.uid] for one in planned.extends.devices})
         await self._operations.finish(operation, done)
 
     async def undo(

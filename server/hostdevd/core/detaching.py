@@ -60,11 +60,12 @@ class Detaching:
         state = AssignmentState.ATTACHED if live or config else AssignmentState.DETACHED
         done = replace(assignment.to(state, self._operations.now()), live=live, config=config).settled()
         if not config:
-            devices = tuple(replace(device, by_service=False) for device in done.devices)
+            devices = tuple(replace(device, by_service=False, moving=None) for device in done.devices)
             done = replace(done, devices=devices)
             done = done.without_condition(ConditionCode.CONFIG_BY_SERVICE)
             done = done.without_condition(ConditionCode.CONFIG_DIVERGED)
         if not live:
+            done = replace(done, devices=tuple(replace(device, awaited=False) for device in done.devices))
             done = done.without_condition(ConditionCode.GROUP_SPLIT)
             done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
             for condition in await self._effects.restoring.give_back(assignment):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hostdevd.core.clearing import Clearing
 from hostdevd.core.giving import Giving
 from hostdevd.core.journal import Journal
 from hostdevd.core.looking import Looking
 from hostdevd.core.ports import Clock, HostPort, HypervisorPort
 from hostdevd.core.restoring import Restoring
+from hostdevd.core.rewriting import Rewriting
 from hostdevd.core.steps import Delays, Steps
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
@@ -29,6 +31,8 @@ class Effects:
         delays = delays or Delays()
         steps = Steps(journal, clock)
         self.looking = Looking(store, sync, host, clock)
+        self.clearing = Clearing(hypervisor, self.looking, steps, delays)
+        self.rewriting = Rewriting(hypervisor, self.looking, steps)
         self.giving = Giving(store, sync, hypervisor, host, self.looking, steps, delays)
         self.taking = Taking(hypervisor, self.looking, steps, clock, delays)
         self.restoring = Restoring(store, hypervisor, host, self.looking, steps, clock, delays)

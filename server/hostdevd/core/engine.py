@@ -58,7 +58,16 @@ class Engine:
         self._attaching = Attaching(store, self._operations, effects, self._requests, host, clock)
         self._detaching = Detaching(store, self._operations, effects, host)
         self._upkeep = Upkeep(
-            store, sync, self._operations, self._attaching, self._detaching, effects, self._requests, journal, clock
+            store,
+            sync,
+            self._operations,
+            self._attaching,
+            self._detaching,
+            effects,
+            self._requests,
+            journal,
+            clock,
+            host,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
@@ -99,7 +108,8 @@ class Engine:
 
     def _is_short(self, operation: Operation) -> bool:
         assignment = self._store.assignments.get(operation.name)
-        return assignment is None or assignment.state is AssignmentState.ATTACHING
+        # A configuration that is being written anew is ATTACHED all the while.
+        return assignment is None or assignment.state in {AssignmentState.ATTACHING, AssignmentState.ATTACHED}
 
     # --- attach --------------------------------------------------------------------------------------
 

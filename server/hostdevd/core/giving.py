@@ -93,6 +93,8 @@ class Giving:
             raise StepFailedError(kind, name, "it is gone from the host")
         if view.uid != device.uid:
             raise StepFailedError(kind, name, "another device is at its place now")
+        if source_of(view.node) != source_of(device.node):
+            raise StepFailedError(kind, name, "it was plugged in again meanwhile")
         against = [reason for reason in view.eligibility.reasons if reason.code.startswith("HOST_")]
         if against:
             raise StepFailedError(kind, name, against[0].message)

@@ -21,6 +21,8 @@ class StepKind(StrEnum):
     DETACH_LIVE = "DETACH_LIVE"
     DETACH_CONFIG = "DETACH_CONFIG"
     HOST_REATTACH = "HOST_REATTACH"
+    DROP_STALE = "DROP_STALE"
+    """Never in a plan: before an attach, the entry of a device that was pulled out is removed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class HostdevSpec:
 
     `alias` is a user alias (`ua-hostdev-...`). `managed` is for PCI only. `unassigned` reserves the
     function without showing it. `optional` is `startupPolicy='optional'`, USB only. `drive` is the guest's
-    (controller, bus, target, unit), SCSI only.
+    (controller, bus, target, unit), SCSI only. `guest` is its place in the guest, PCI only; None: libvirt chooses.
     """
 
     alias: str
@@ -163,6 +163,7 @@ class HostdevSpec:
     unassigned: bool = False
     optional: bool = False
     drive: tuple[int, int, int, int] | None = None
+    guest: PciAddress | None = None
 
 
 class HypervisorPort(Protocol):

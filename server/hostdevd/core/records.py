@@ -13,6 +13,7 @@ from hostdevd.core.assignments import (
     AssignmentCondition,
     AssignmentState,
     Failure,
+    FormerPlace,
     GroupPolicy,
     Scope,
 )
@@ -39,9 +40,7 @@ def assignment_from_json(text: str) -> Assignment:
         **{
             **data,
             "vm": Vm(**{**vm, "state": VmState(vm["state"])}),
-            "devices": tuple(
-                AssignedDevice(**{**device, "role": HolderRole(device["role"])}) for device in data["devices"]
-            ),
+            "devices": tuple(_device(device) for device in data["devices"]),
             "state": AssignmentState(data["state"]),
             "create_time": _time(data["create_time"]),
             "update_time": _time(data["update_time"]),
@@ -51,6 +50,12 @@ def assignment_from_json(text: str) -> Assignment:
             "failure": _failure(failure) if failure else None,
         }
     )
+
+
+def _device(data: dict[str, Any]) -> AssignedDevice:
+    moving = data.get("moving")
+    former = FormerPlace(**moving) if moving else None
+    return AssignedDevice(**{**data, "role": HolderRole(data["role"]), "moving": former})
 
 
 def failure_from_json(text: str) -> Failure:

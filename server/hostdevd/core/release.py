@@ -99,7 +99,7 @@ def _of_assignment(store: Store, assignment: Assignment, scope: Scope) -> Holdin
     return Holding(
         domain=store.domains.get(assignment.vm.uuid),
         nodes=tuple(store.graph.nodes[name] for name in names if name is not None and name in store.graph),
-        live=assignment.live and wanted_live,
+        live=(assignment.live or assignment.awaits) and wanted_live,
         config=assignment.config and wanted_config,
         assignment=assignment,
     )

@@ -83,6 +83,8 @@ class Sync:
         self._connection = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[EventListener] = []
+        self.on_read: list[Callable[[str], None]] = []
+        """Called after a domain was read by itself, changed or not."""
         self.synced = asyncio.Event()
         """Set while the store equals a connected libvirt."""
         self.first_sync = False
@@ -101,6 +103,14 @@ class Sync:
         """Hear every event after the store was told to read; returns the way to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def moment(self) -> int:
+        """Now, to be held against reads."""
+        return next(self._tickets)
+
+    def was_read_since(self, uuid: str, moment: int) -> bool:
+        """Whether what the store has of a domain was read after that moment."""
+        return self._domain_ticket.get(uuid, 0) > moment
 
     async def start(self) -> None:
         """Start the ports and the tasks that follow them."""
@@ -317,6 +327,8 @@ class Sync:
         if self._newer(self._domain_ticket, uuid, ticket):
             with self._store.change(source):
                 self._store.put_domains([domain])
+        for reader in self.on_read:
+            reader(uuid)
         return domain
 
     async def read_networks(self, source: ChangeSource) -> None:

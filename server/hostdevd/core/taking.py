@@ -141,7 +141,7 @@ class Taking:
                 left = {
                     entry.alias: entry
                     for entry in self._looking.entries(assignment, domain.live if domain else None, only)
-                    if entry.role is role and entry.alias is not None
+                    if entry.role is role and entry.alias is not None and not entry.missing
                 }
                 if not left:
                     return None

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
-from hostdevd.core.addresses import UsbAddress
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState
 from hostdevd.core.attaching import Attaching
-from hostdevd.core.by_service import ByService
+from hostdevd.core.awaiting import Awaiting
 from hostdevd.core.detaching import Detaching
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import HostdevError
+from hostdevd.core.following import Following
 from hostdevd.core.graph import group_mates_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import ConditionCode, Domain, DomainDef, NodeDevice, VmState
+from hostdevd.core.moving import Moving
 from hostdevd.core.operations import Operations
 from hostdevd.core.plan import Plan, StepKind
-from hostdevd.core.ports import Clock
+from hostdevd.core.ports import Clock, HostPort
 from hostdevd.core.requests import Requests
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
@@ -37,8 +38,6 @@ KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
 
 _PATIENCE_S = 5.0
-
-_DIVERGED = ConditionCode.CONFIG_DIVERGED
 
 _KEPT_TRUE = (
     ConditionCode.GROUP_SPLIT,
@@ -63,6 +62,7 @@ class Upkeep:
         requests: Requests,
         journal: Journal,
         clock: Clock,
+        host: HostPort,
     ) -> None:
         self._store = store
         self._sync = sync
@@ -74,8 +74,9 @@ class Upkeep:
         self._journal = journal
         self._clock = clock
         self._purged = float("-inf")
-        self._by_service = ByService(store, operations, attaching)
-        sync.listen(self._by_service.hear)
+        self._awaiting = Awaiting(store, sync, operations, effects.looking)
+        self._following = Following(store, sync, operations, attaching)
+        self._moving = Moving(store, sync, operations, effects.looking, effects.rewriting, host, clock)
         store.on_commit.append(lambda _: operations.ended.set())
 
     async def follow(self) -> None:
@@ -87,6 +88,7 @@ class Upkeep:
             for name in tuple(self._store.assignments):
                 try:
                     await self._compare(name)
+                    self._act(name)
                 except Exception:
                     log.exception("an assignment could not be compared", assignment=name)
             await self._operations.ended.wait()
@@ -99,6 +101,7 @@ class Upkeep:
                 await self._purge()
                 if self._sync.connected:
                     self.recover_all()
+                    self._moving.look_again()
             except HostdevError as error:
                 log.warning("old records could not be removed; trying again", error=error.message)
             except Exception:
@@ -166,7 +169,13 @@ class Upkeep:
             if true.vm.state.active != assignment.vm.state.active:
                 # Whether it runs is how a restart knows that it was started meanwhile.
                 await self._operations.save(true)
-        self._by_service.look(assignment)
+
+    def _act(self, name: str) -> None:
+        """Begin what a comparison calls for. Not where a caller compares: what it is about to do goes first."""
+        assignment = self._store.assignments.get(name)
+        if assignment is not None and self._sync.connected:
+            self._following.look(name)
+            self._moving.look(assignment.vm.uuid)
 
     async def _correct(self, assignment: Assignment, true: Assignment) -> None:
         operation = self._operations.begin(assignment, Plan())
@@ -179,7 +188,7 @@ class Upkeep:
                 true = true.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
                 for condition in await self._effects.restoring.give_back(assignment):
                     true = true.with_condition(condition)
-            if not true.live and not true.config:
+            if not (true.live or true.config or true.awaits):
                 true = true.to(AssignmentState.DETACHED, self._operations.now())
             await self._operations.finish(operation, true, source=ChangeSource.RECONCILE)
         finally:
@@ -190,36 +199,43 @@ class Upkeep:
         without_live = self._without(assignment, domain.live if domain else None)
         without_config = self._without(assignment, domain.config if domain else None)
         devices = len(assignment.devices)
-        by_service = {device.uid for device in assignment.devices if device.by_service and domain is not None}
-        without_config = tuple(device for device in without_config if device.uid not in by_service)
-        stale = self._stale(assignment, domain.live if domain else None)
+        # Kept by the service, or between two addresses: in no XML, and the VM's all the same.
+        ours = {one.uid for one in assignment.devices if domain and (one.by_service or (one.moving and domain.config))}
+        without_config = tuple(device for device in without_config if device.uid not in ours)
         live, config = len(without_live) < devices, len(without_config) < devices
-        # Said when the VM started, true until it ends or gets the device after all.
-        without_it = {device.name for device in without_live if device.by_service and vm.state.active}
+        found_devices = self._awaiting.found(assignment, domain)
+        if domain is None or domain.config is None:
+            found_devices = tuple(replace(device, moving=None) for device in found_devices)
+        here = replace(assignment, devices=found_devices, vm=vm)
         found = [
-            *(one for one in assignment.conditions if one.code is _DIVERGED and one.device in without_it),
             *(self._split(assignment, device) for device in without_live if live),
             *(self._diverged(assignment, device) for device in without_config if config),
-            *(self._gone(device) for device in assignment.devices if self._store.identities.name(device.uid) is None),
-            *(self._replugged(device) for device in assignment.devices if device.alias in stale),
+            *self._of_devices(here),
+            *self._moving.conditions(here, domain),
         ]
-        return replace(assignment, live=live, config=config, vm=vm, conditions=self._kept(assignment, found))
+        return replace(here, live=live, config=config, conditions=self._kept(assignment, found))
+
+    def _of_devices(self, assignment: Assignment) -> Iterator[AssignmentCondition]:
+        for device in assignment.devices:
+            if self._store.identities.name(device.uid) is None:
+                yield self._gone(device)
+            elif device.awaited:
+                condition = self._following.condition(assignment, device)
+                if condition is not None:
+                    yield condition
 
     def _kept(self, assignment: Assignment, found: Iterable[AssignmentCondition]) -> tuple[AssignmentCondition, ...]:
-        """The conditions as they are now; one that was there before keeps its place and time."""
+        """The conditions as they are now; one that was there before and says the same keeps its place and time."""
         now = {(one.code, one.device): one for one in found}
-        kept = [one for one in assignment.conditions if one.code not in _KEPT_TRUE or (one.code, one.device) in now]
+        kept = []
+        for one in assignment.conditions:
+            if one.code not in _KEPT_TRUE:
+                kept.append(one)
+            elif (one.code, one.device) in now:
+                fresh = now[one.code, one.device]
+                kept.append(one if (one.message, one.remedy) == (fresh.message, fresh.remedy) else fresh)
         known = {(one.code, one.device) for one in kept}
         return (*kept, *(one for key, one in now.items() if key not in known))
-
-    def _stale(self, assignment: Assignment, definition: DomainDef | None) -> set[str | None]:
-        """The aliases of entries that name nothing, though their device is here: it was plugged in again."""
-        here = {one.alias for one in assignment.devices if self._store.identities.name(one.uid) is not None}
-        return {
-            entry.alias
-            for entry in self._effects.looking.entries(assignment, definition)
-            if entry.alias in here and isinstance(entry.source, UsbAddress) and not self._effects.looking.names(entry)
-        }
 
     def _without(self, assignment: Assignment, definition: DomainDef | None) -> tuple[AssignedDevice, ...]:
         """The devices that a definition does not have; a `missing` entry holds nothing."""
@@ -251,18 +267,17 @@ class Upkeep:
         )
 
     def _gone(self, device: AssignedDevice) -> AssignmentCondition:
+        candidates = self._store.identities.candidates(device.uid)
+        if candidates:
+            text = f"{device.name} is AMBIGUOUS: it may be {' or '.join(candidates)}, or none of them"
+            remedy = "detach the assignment, then attach the device that is meant by its name"
+            return self._condition(ConditionCode.DEVICE_MISSING, device, text, remedy)
         other = self._store.devices.get(device.name)
         if other is not None:
             text = f"another device is at the place of {device.name} now"
             return self._condition(ConditionCode.DEVICE_CHANGED, device, text, "detach the assignment")
         text = f"{device.name} is not on the host any more"
         return self._condition(ConditionCode.DEVICE_MISSING, device, text, "plug it in again, or detach the assignment")
-
-    def _replugged(self, device: AssignedDevice) -> AssignmentCondition:
-        text = f"{device.name} was plugged in again, the guest does not have it any more"
-        return self._condition(
-            ConditionCode.DEVICE_MISSING, device, text, "detach the assignment, then attach it again"
-        )
 
     def _condition(self, code: ConditionCode, device: AssignedDevice, text: str, remedy: str) -> AssignmentCondition:
         return AssignmentCondition(code, text, self._operations.now(), device.name, remedy)

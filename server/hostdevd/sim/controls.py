@@ -13,13 +13,14 @@ from lxml import etree
 
 from hostdevd.core.addresses import UsbAddress
 from hostdevd.core.model import HostUse, HostUseKind, UsbFacts, VmState
-from hostdevd.core.ports import HostChanged, Target
+from hostdevd.core.ports import HostChanged, NodeDeviceChanged, Target
 from hostdevd.sim import lifecycle, networks
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
 from hostdevd.sim.extras import Fault, GuestBehaviour, Unplug
 from hostdevd.sim.hypervisor import SimHypervisor
 from hostdevd.sim.injection import Faults
 from hostdevd.sim.kernel import VFIO
+from hostdevd.sim.moving import Moves, move
 from hostdevd.sim.passthrough import restart_libvirt
 from hostdevd.sim.simdomain import SimDomain
 from hostdevd.sim.simnetwork import SimNetwork
@@ -50,14 +51,28 @@ class Controls:
         with self.world.changing():
             return self.world.kernel.plug(xml)
 
-    def replug(self, name: str) -> list[str]:
-        """Plug a device that was pulled out in again, with what was below it; USB devices get a new number."""
+    def replug(self, name: str, port: str = "") -> list[str]:
+        """Plug a device that was pulled out in again, with what was below it; USB devices get a new number.
+
+        `port`: into another port, as sysfs names it (`2-5`).
+        """
         kernel = self.world.kernel
+        if port:
+            moves = Moves(ports={(kernel.devices[name].node.path or "").rpartition("/")[2]: port})
+            with self.world.changing():
+                move(self.world, moves)
+            name = moves.of_name(name)
         below = [each for each, device in kernel.devices.items() if not device.plugged and self._is_below(each, name)]
         with self.world.changing():
             for each in [name, *sorted(below, key=self._depth)]:
                 kernel.plug(self._renumbered(kernel.devices[each].xml))
         return [name, *below]
+
+    def renumber(self, moves: Moves) -> None:
+        """Devices come back with other numbers without a reboot, as after a re-scan; domains keep their entries."""
+        with self.world.changing():
+            for name in sorted(move(self.world, moves)):
+                self.world.emit(NodeDeviceChanged(name))
 
     def set_driver(self, name: str, driver: str | None, override: str | None = None) -> None:
         """Bind a PCI function by hand through sysfs; no node device event."""
@@ -190,10 +205,13 @@ class Controls:
         """Inject an error at the nth next call of this name (fields as in `[[faults]]`)."""
         self._faults.arm(Fault(call, nth, code, text, domain, device, after, gone))
 
-    def reboot_host(self, boot_id: str | None = None) -> str:
-        """The machine reboots: guests end without events, drivers as at boot, libvirt anew; the new boot id."""
+    def reboot_host(self, boot_id: str | None = None, moves: Moves | None = None) -> str:
+        """The machine reboots: guests end without events, drivers as at boot, libvirt anew; the new boot id.
+
+        With `moves` PCI buses or SCSI hosts have other numbers afterwards.
+        """
         self._hypervisor.cut("the host reboots")
-        lifecycle.reboot_host(self.world, boot_id or str(uuid.uuid4()))
+        lifecycle.reboot_host(self.world, boot_id or str(uuid.uuid4()), moves or Moves())
         self._hypervisor.restore()
         return self.world.boot_id
 

@@ -61,7 +61,7 @@ class SimHost:
         kernel = self._world.kernel
         if not kernel.visible(device.name):
             return IdentityFacts()
-        return identity_of(kernel.graph, kernel.node(device.name), self._world.extras.identities)
+        return identity_of(kernel.graph, kernel.node(device.name), self._world.identities)
 
     def block_paths(self, path: str) -> tuple[str, ...]:
         """The sysfs paths of the whole disks below a block device's path, links and stacks followed."""

@@ -110,6 +110,19 @@ class Kernel:
             self._emit(NodeDeviceChanged(each))
         return gone
 
+    def rewrite(self, document: Callable[[str], str], name: Callable[[str], str]) -> None:
+        """Give every device its document anew, with the name in it; `name` tells the new one. No event."""
+        moved = {}
+        for device in self.devices.values():
+            xml = document(device.xml)
+            # libvirt's driver in the document is the one of when it was read first.
+            node = node_device(xml)
+            moved[node.name] = replace(device, xml=xml, node=node)
+        self.devices.clear()
+        self.devices.update(moved)
+        self.graph = DeviceGraph(device.node for device in moved.values() if device.plugged)
+        self._drivers = {name(old): told for old, told in self._drivers.items()}
+
     def boot(self) -> None:
         """All drivers as the operator's set-up has them after a boot."""
         for device in self.devices.values():

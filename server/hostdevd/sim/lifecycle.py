@@ -21,6 +21,7 @@ from hostdevd.sim.attachment import place, take_host_device
 from hostdevd.sim.faults import ErrorNumber, invalid, refusal
 from hostdevd.sim.guestxml import GuestXml
 from hostdevd.sim.kernel import VFIO
+from hostdevd.sim.moving import Moves, move
 from hostdevd.sim.networks import give_from_pools
 from hostdevd.sim.passthrough import open_pci, prepare_pci, release
 from hostdevd.sim.simdomain import SimDomain
@@ -144,9 +145,13 @@ def load(world: World, domain: SimDomain, xml: str, *, persistent: bool) -> None
     _run(world, domain, guest, domain.state)
 
 
-def reboot_host(world: World, boot_id: str) -> None:
-    """The machine goes down without a word and comes up again: no guests, the boot's drivers, another boot id."""
+def reboot_host(world: World, boot_id: str, moves: Moves) -> None:
+    """The machine goes down without a word and comes up again: no guests, the boot's drivers, another boot id.
+
+    The firmware and the kernel may count anew: `moves`.
+    """
     with world.changing():
+        move(world, moves)
         world.boot_id = boot_id
         world.unplugging.clear()
         world.libvirt = LibvirtMemory()

@@ -7,6 +7,7 @@ or a changed one, the machine starts anew.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import structlog
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HostUse, HostUseKind, VmState
+from hostdevd.core.ports import IdentityFacts
 from hostdevd.sim.extras import GuestBehaviour, Unplug
 from hostdevd.sim.kernel import SimDevice
 from hostdevd.sim.simdomain import SimDomain
@@ -88,6 +90,8 @@ class SavedHost:
             "origin": self._origin,
             "boot_id": world.boot_id,
             "devices": {name: state for name, state in devices.items() if state != self._initial.get(name)},
+            "moved_away": sorted(self._initial.keys() - devices.keys()),
+            "identities": {name: asdict(facts) for name, facts in world.identities.items()},
             "domains": [_domain(domain) for domain in world.domains.values()],
             "networks": [
                 {"name": each.name, "uuid": each.uuid, "xml": each.xml, "active": each.active}
@@ -114,6 +118,11 @@ class SavedHost:
     def _restore(self, saved: dict[str, Any]) -> None:
         world = self._world
         world.boot_id = saved["boot_id"]
+        for name in saved.get("moved_away", ()):
+            del world.kernel.devices[name]
+            world.kernel.graph.remove(name)
+        if "identities" in saved:
+            world.identities = {name: IdentityFacts(**facts) for name, facts in saved["identities"].items()}
         for name, state in saved["devices"].items():
             self._restore_device(name, state)
         world.domains = {

@@ -53,6 +53,7 @@ class World:
         self.kernel = Kernel(self.held, self.emit, extras.drivers)
         self.domains: dict[str, SimDomain] = {}
         self.networks: dict[str, SimNetwork] = {}
+        self.identities = dict(extras.identities)
         self.uses: dict[str, tuple[HostUse, ...]] = dict(extras.uses)
         self.behaviour: dict[str, GuestBehaviour] = dict(extras.guests)
         self.libvirt = LibvirtMemory()

@@ -17,7 +17,7 @@ from hostdevd.core.model import DomainEntry, HolderRole
 from hostdevd.core.ports import HostdevSpec
 from hostdevd.virt.xml.domain import hostdev_entry
 from hostdevd.virt.xml.parser import XmlInvalid, parse
-from hostdevd.virt.xml.sources import drive_address
+from hostdevd.virt.xml.sources import drive_address, pci_address
 
 _USER_ALIAS = re.compile(r"ua-[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -46,6 +46,8 @@ def build_hostdev(spec: HostdevSpec) -> str:
     etree.SubElement(hostdev, "alias", name=spec.alias)
     if spec.unassigned:
         etree.SubElement(hostdev, "address", type="unassigned")
+    if spec.guest is not None:
+        etree.SubElement(hostdev, "address", {"type": "pci", **_pci(spec.guest)})
     if spec.drive is not None:
         names = ("controller", "bus", "target", "unit")
         places = dict(zip(names, map(str, spec.drive), strict=True))
@@ -61,6 +63,8 @@ def _check(spec: HostdevSpec, kind: str) -> None:
         "the alias is not a user alias (ua-...)": _USER_ALIAS.fullmatch(spec.alias) is None,
         "managed is for PCI": spec.managed and kind != "pci",
         "unassigned is for PCI": spec.unassigned and kind != "pci",
+        "a guest's PCI address is for a PCI function that is shown": spec.guest is not None
+        and (kind != "pci" or spec.unassigned),
         "optional is for USB": spec.optional and kind != "usb",
         "a SCSI device, and no other, needs a drive address": (spec.drive is None) == (kind == "scsi"),
     }
@@ -71,15 +75,8 @@ def _check(spec: HostdevSpec, kind: str) -> None:
 
 def _fill_source(source: etree._Element, spec: HostdevSpec) -> None:
     match spec.source:
-        case PciAddress(domain, bus, slot, function):
-            etree.SubElement(
-                source,
-                "address",
-                domain=f"0x{domain:04x}",
-                bus=f"0x{bus:02x}",
-                slot=f"0x{slot:02x}",
-                function=f"0x{function:x}",
-            )
+        case PciAddress():
+            etree.SubElement(source, "address", _pci(spec.source))
         case UsbAddress(bus, device):
             etree.SubElement(source, "address", bus=str(bus), device=str(device))
         case UsbProduct(vendor_id, product_id):
@@ -90,6 +87,15 @@ def _fill_source(source: etree._Element, spec: HostdevSpec) -> None:
             etree.SubElement(source, "address", bus=str(bus), target=str(target), unit=str(lun))
         case MdevUuid(uuid):
             etree.SubElement(source, "address", uuid=uuid)
+
+
+def _pci(address: PciAddress) -> dict[str, str]:
+    return {
+        "domain": f"0x{address.domain:04x}",
+        "bus": f"0x{address.bus:02x}",
+        "slot": f"0x{address.slot:02x}",
+        "function": f"0x{address.function:x}",
+    }
 
 
 def _read_back(xml: str) -> HostdevSpec | None:
@@ -105,4 +111,5 @@ def _read_back(xml: str) -> HostdevSpec | None:
         unassigned=entry.role is HolderRole.RESERVED,
         optional=source.get("startupPolicy") == "optional",
         drive=drive_address(hostdev.find("address")),
+        guest=pci_address(hostdev.find("address")),
     )
