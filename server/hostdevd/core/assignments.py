@@ -89,7 +89,8 @@ class AssignedDevice:
     `driver_known`: another tool attached it). `ours` says that hostdevd gives it back: false for a device
     that was found on a VFIO driver, which its operator had bound. `adds_live` and `adds_config` tell what
     the attach in flight adds, so what its undoing may take. `by_service`: its place in the configuration
-    is kept here and not in the XML (`CONFIG_BY_SERVICE`).
+    is kept here and not in the XML (`CONFIG_BY_SERVICE`). `by_libvirt`: libvirt bound it for a managed entry
+    and gives it back itself, so what is on VFIO afterwards was there before.
     """
 
     name: str
@@ -103,6 +104,7 @@ class AssignedDevice:
     adds_live: bool = False
     adds_config: bool = False
     by_service: bool = False
+    by_libvirt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,10 @@ class Assignment:
     def without_condition(self, code: ConditionCode) -> Assignment:
         """The same without any condition of this code."""
         return replace(self, conditions=tuple(known for known in self.conditions if known.code is not code))
+
+    def has_condition(self, code: ConditionCode, device: str | None = None) -> bool:
+        """Whether there is a condition of this code, about this device or any."""
+        return any(known.code is code and device in {None, known.device} for known in self.conditions)
 
     def _other_conditions(self, code: ConditionCode, device: str) -> tuple[AssignmentCondition, ...]:
         return tuple(known for known in self.conditions if (known.code, known.device) != (code, device))

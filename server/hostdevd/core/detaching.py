@@ -66,9 +66,11 @@ class Detaching:
             done = done.without_condition(ConditionCode.CONFIG_DIVERGED)
         if not live:
             done = done.without_condition(ConditionCode.GROUP_SPLIT)
-            done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
-            for condition in await self._effects.restoring.give_back(assignment):
-                done = done.with_condition(condition)
+            # What was only configured was never bound for it: whatever has its functions now is somebody else's.
+            if assignment.live or assignment.has_condition(ConditionCode.DRIVER_NOT_RESTORED):
+                done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
+                for condition in await self._effects.restoring.give_back(assignment):
+                    done = done.with_condition(condition)
         if kept is not None:
             operation.error = detach_rejected(assignment, kept.device, kept.message)
             done = done.with_condition(self._rejection(kept, "see libvirt's log, then detach again"))
