@@ -70,8 +70,9 @@ _REFUSALS = frozenset(
 class Scene:
     """One host, one service, one history."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, pace: Pace | None = None) -> None:
         self._directory = directory
+        self._pace = pace or Pace()
         self._lives = 0
         self.loop = VirtualLoop()
         self.clock = VirtualClock(self.loop)
@@ -150,7 +151,7 @@ class Scene:
         self._reconnect_after_faults()
         ports = Ports(self.sim.hypervisor, self.sim.host)
         self.core = await self._stack.enter_async_context(
-            run_core(ports, directory, self.clock, delays=Delays(), pace=Pace())
+            run_core(ports, directory, self.clock, delays=Delays(), pace=self._pace)
         )
         await self.core.journal._run(lambda: self.core.journal._db and self.core.journal._db.execute(_NO_SYNC))
         self._watching, self._watched = {}, -1

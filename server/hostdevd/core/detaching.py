@@ -56,6 +56,15 @@ class Detaching:
                 return
         kept = await self._effects.taking.drop_config(assignment) if assignment.pending_config else None
         live = assignment.live and not assignment.pending_live
+        if assignment.pending_config:
+            # The VM may have been started meanwhile, from the configuration as it was before.
+            if assignment.pending_live:
+                refusal = await self._effects.taking.let_go(assignment, operation.nudge)
+                if refusal is not None:
+                    await self._rejected(operation, assignment, refusal)
+                    return
+            else:
+                live = live or await self._effects.looking.has_live(assignment)
         config = assignment.config and (kept is not None or not assignment.pending_config)
         state = AssignmentState.ATTACHED if live or config else AssignmentState.DETACHED
         done = replace(assignment.to(state, self._operations.now()), live=live, config=config).settled()
