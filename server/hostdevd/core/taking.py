@@ -173,8 +173,14 @@ class Taking:
             except HypervisorError as error:
                 if "unplug" in error.text and "process" in error.text:
                     continue  # QEMU has a request pending that another tool sent
+                if await self._has_left(assignment, alias):
+                    continue  # the guest ended before it was asked
                 return Refusal(device, f"libvirt could not unplug {device}: {error.text} (libvirt {error.code})")
         return None
+
+    async def _has_left(self, assignment: Assignment, alias: str) -> bool:
+        domain = await self._looking.domain(assignment.vm.uuid)
+        return domain is None or domain.live is None or all(one.alias != alias for one in domain.live.entries)
 
     async def _detach(
         self, assignment: Assignment, entry: DomainEntry, target: Target, kind: StepKind, device: str

@@ -60,6 +60,23 @@ async def test_a_vm_that_starts_while_only_its_configuration_is_cleaned_keeps_it
         assert on.driver("nic_single") == "e1000e"
 
 
+async def test_a_vm_that_stops_between_two_requests_has_refused_nothing(tmp_path: Path) -> None:
+    on: Machine
+    asked = 0
+
+    async def stop(name: str, _arguments: Mapping[str, object]) -> None:
+        nonlocal asked
+        asked += name == "detach"
+        if name == "detach" and asked == 2:
+            on.sim.controls.destroy_domain("deaf")
+
+    async with machine(tmp_path, before_call=stop) as on:
+        held = await on.attach(Shape("dual_0", "deaf"))
+        done = await on.detach(held.name)
+        assert (done.state, done.conditions) == (DETACHED, ())
+        assert on.driver("dual_0") == on.driver("dual_1") == "e1000e"
+
+
 async def test_a_no_that_nobody_heard_does_not_end_the_asking(tmp_path: Path) -> None:
     """The guest refused while hostdevd was dead: what failed must be taken back all the same."""
     clock = FastClock()
