@@ -143,7 +143,9 @@ class HostMachine(RuleBasedStateMachine):
         assert isinstance(source, PciAddress | UsbAddress | ScsiAddress)
         self.aliases += 1
         drive = (0, 0, 0, 200 + self.aliases % 50) if isinstance(source, ScsiAddress) else None
-        spec = HostdevSpec(f"ua-by-hand-{self.aliases}", source, managed=managed and isinstance(source, PciAddress), drive=drive)
+        spec = HostdevSpec(
+            f"ua-by-hand-{self.aliases}", source, managed=managed and isinstance(source, PciAddress), drive=drive
+        )
         self._others_touch(device)
         scene.act(lambda: scene.sim.controls.virsh_attach(vm, build_hostdev(spec), definition))
 
@@ -183,7 +185,11 @@ class HostMachine(RuleBasedStateMachine):
 
     # --- the host itself -------------------------------------------------------------------------------
 
-    @rule(device=devices, kind=st.sampled_from((HostUseKind.MOUNT, HostUseKind.DEFAULT_ROUTE)), for_s=st.sampled_from((1.0, 60.0)))
+    @rule(
+        device=devices,
+        kind=st.sampled_from((HostUseKind.MOUNT, HostUseKind.DEFAULT_ROUTE)),
+        for_s=st.sampled_from((1.0, 60.0)),
+    )
     def host_uses_for_a_while(self, device: str, kind: HostUseKind, for_s: float) -> None:
         scene = self.scene
         if scene.sim.world.kernel.visible(device):
@@ -193,7 +199,9 @@ class HostMachine(RuleBasedStateMachine):
     @rule(device=functions)
     def operator_binds_to_vfio(self, device: str) -> None:
         scene, kernel = self.scene, self.scene.sim.world.kernel
-        busy = {one.name for each in scene.core.store.assignments.values() if each.state.in_flight for one in each.devices}
+        busy = {
+            one.name for each in scene.core.store.assignments.values() if each.state.in_flight for one in each.devices
+        }
         if kernel.visible(device) and kernel.devices[device].driver not in {VFIO, None} and device not in busy:
             scene.operators.add(device)
             scene.act(lambda: scene.sim.controls.bind_to_vfio(device))

@@ -36,7 +36,9 @@ def serving(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Api]]:
     command += ["--state-dir", str(directory / "state")]
     # The tree that is tested, not one that is installed.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("listening on")
         try:
