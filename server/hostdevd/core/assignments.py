@@ -102,7 +102,8 @@ class AssignedDevice:
     the attach in flight adds, so what its undoing may take. `by_service`: its place in the configuration
     is kept here and not in the XML (`CONFIG_BY_SERVICE`). `awaited`: the running guest is to have it, and has
     not: its plug was pulled, or it was not there as the VM started. `moving`: its configured entry is
-    being written anew, so it may be absent; what it was.
+    being written anew, so it may be absent; what it was. `by_libvirt`: libvirt bound it for a managed entry
+    and gives it back itself, so what is on VFIO afterwards was there before.
     """
 
     name: str
@@ -118,6 +119,7 @@ class AssignedDevice:
     by_service: bool = False
     awaited: bool = False
     moving: FormerPlace | None = None
+    by_libvirt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,10 @@ class Assignment:
         """The same with conditions about devices that have other names now."""
         conditions = tuple(replace(one, device=names.get(one.device, one.device)) for one in self.conditions)
         return replace(self, conditions=conditions)
+
+    def has_condition(self, code: ConditionCode, device: str | None = None) -> bool:
+        """Whether there is a condition of this code, about this device or any."""
+        return any(known.code is code and device in {None, known.device} for known in self.conditions)
 
     def _other_conditions(self, code: ConditionCode, device: str) -> tuple[AssignmentCondition, ...]:
         return tuple(known for known in self.conditions if (known.code, known.device) != (code, device))

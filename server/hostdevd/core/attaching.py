@@ -98,6 +98,7 @@ class Attaching:
                     original_driver=fresh.original_driver,
                     ours=fresh.ours,
                     driver_known=fresh.driver_known,
+                    by_libvirt=fresh.by_libvirt,
                 )
             yield self._adding(plan, device)
         for index, plan in enumerate(plans.values(), len(before.devices)):
@@ -127,7 +128,9 @@ class Attaching:
         other = next((holder for holder in view.holders if holder.live and holder.vm.uuid == vm), None)
         if other is not None:
             # Another tool gave it to the guest: what was bound before is not known, libvirt gives back its own.
-            device = replace(device, original_driver=None, driver_known=False, ours=other.managed)
+            device = replace(
+                device, original_driver=None, driver_known=False, ours=other.managed, by_libvirt=other.managed
+            )
         return device
 
     async def run(

@@ -49,13 +49,15 @@ class Detaching:
 
     async def take_away(self, operation: Operation, assignment: Assignment) -> None:
         """End what is pending; waits for the guest for as long as that takes."""
-        if assignment.pending_live:
-            refusal = await self._effects.taking.let_go(assignment, operation.nudge)
-            if refusal is not None:
-                await self._rejected(operation, assignment, refusal)
-                return
+        if assignment.pending_live and not await self._let_go(operation, assignment):
+            return
         kept = await self._effects.taking.drop_config(assignment) if assignment.pending_config else None
         live = assignment.live and not assignment.pending_live
+        if assignment.pending_config:
+            # The VM may have been started meanwhile, from the configuration as it was before.
+            if assignment.pending_live and not await self._let_go(operation, assignment):
+                return
+            live = live or await self._effects.looking.has_live(assignment)
         config = assignment.config and (kept is not None or not assignment.pending_config)
         state = AssignmentState.ATTACHED if live or config else AssignmentState.DETACHED
         done = replace(assignment.to(state, self._operations.now()), live=live, config=config).settled()
@@ -67,13 +69,21 @@ class Detaching:
         if not live:
             done = replace(done, devices=tuple(replace(device, awaited=False) for device in done.devices))
             done = done.without_condition(ConditionCode.GROUP_SPLIT)
-            done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
-            for condition in await self._effects.restoring.give_back(assignment):
-                done = done.with_condition(condition)
+            # What was only configured was never bound for it: whatever has its functions now is somebody else's.
+            if assignment.live or assignment.has_condition(ConditionCode.DRIVER_NOT_RESTORED):
+                done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
+                for condition in await self._effects.restoring.give_back(assignment):
+                    done = done.with_condition(condition)
         if kept is not None:
             operation.error = detach_rejected(assignment, kept.device, kept.message)
             done = done.with_condition(self._rejection(kept, "see libvirt's log, then detach again"))
         await self._operations.finish(operation, done)
+
+    async def _let_go(self, operation: Operation, assignment: Assignment) -> bool:
+        refusal = await self._effects.taking.let_go(assignment, operation.nudge)
+        if refusal is not None:
+            await self._rejected(operation, assignment, refusal)
+        return refusal is None
 
     async def _rejected(self, operation: Operation, assignment: Assignment, refusal: Refusal) -> None:
         operation.error = detach_rejected(assignment, refusal.device, refusal.message)

@@ -43,14 +43,6 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Unplug:
-    """An unplug request: when it was about to be sent, and whether libvirt's answer to it was seen."""
-
-    time: float
-    returned: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """What the journal held at start."""
 
@@ -125,6 +117,12 @@ class Journal:
                     " SET closed_time = excluded.closed_time, record = excluded.record",
                     (assignment.name, closed, to_json(assignment)),
                 )
+                if not assignment.state.in_flight:
+                    # A step that a crash left open is over with the operation that it was of.
+                    db.execute(
+                        "UPDATE step SET ended = ?, outcome = 'interrupted' WHERE assignment = ? AND ended IS NULL",
+                        (assignment.update_time.timestamp(), assignment.name),
+                    )
             if request is not None:
                 failure = to_json(request.failure) if request.failure else None
                 db.execute(
@@ -160,16 +158,16 @@ class Journal:
             lambda db: db.execute("UPDATE step SET ended = ?, outcome = ? WHERE id = ?", (now, outcome, step))
         )
 
-    async def unplugs(self, assignment: str, since: float) -> dict[str, Unplug]:
-        """The last unplug request per device that an assignment's steps tell of."""
+    async def unplugs(self, assignment: str, since: float) -> dict[str, float]:
+        """When the last unplug request per device was about to be sent, by an assignment's steps."""
 
-        def read(db: sqlite3.Connection) -> dict[str, Unplug]:
+        def read(db: sqlite3.Connection) -> dict[str, float]:
             rows = db.execute(
-                "SELECT device, started, ended IS NOT NULL FROM step"
+                "SELECT device, started FROM step"
                 " WHERE assignment = ? AND kind = 'DETACH_LIVE' AND started >= ? ORDER BY id",
                 (assignment, since),
             )
-            return {device: Unplug(started, bool(returned)) for device, started, returned in rows}
+            return dict(rows.fetchall())
 
         return await self._write(read)
 

@@ -57,6 +57,11 @@ class Looking:
 
         return tuple(entry for entry in definition.entries if belongs(entry))
 
+    async def has_live(self, assignment: Assignment) -> bool:
+        """Whether the VM's guest has something of an assignment now."""
+        domain = await self.domain(assignment.vm.uuid)
+        return any(not entry.missing for entry in self.entries(assignment, domain.live if domain else None))
+
     def names(self, entry: DomainEntry) -> tuple[str, ...]:
         """The devices that an entry names now."""
         return devices_of(self._store.graph, entry.source, self._host.block_paths)

@@ -57,6 +57,7 @@ class Holding:
                     ours=holder.managed and holder.via is HolderVia.HOSTDEV,
                     type=store.graph.nodes[holder.device].type if holder.device in store.graph else "other",
                     driver_known=False,
+                    by_libvirt=holder.managed,
                 )
                 for holder in self.holders
             ),

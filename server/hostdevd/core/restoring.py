@@ -111,7 +111,7 @@ class Restoring:
         if driver is None:
             return device.original_driver is None and (final or device.driver_known)
         if is_vfio_driver(driver):
-            return False
+            return device.by_libvirt
         return not final or device.original_driver in {None, driver}
 
     async def _until_restored(self, device: AssignedDevice, address: PciAddress) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.journal import Journal, Unplug
+from hostdevd.core.journal import Journal
 from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import Clock, HypervisorError, HypervisorGone
 
@@ -99,8 +99,8 @@ class Steps:
             if step and not (task is not None and task.cancelling()):
                 await self._end(step, outcome)
 
-    async def unplugs(self, assignment: Assignment) -> Mapping[str, Unplug]:
-        """The unplug requests of the operation in flight that an earlier life of the service sent, by device."""
+    async def unplugs(self, assignment: Assignment) -> Mapping[str, float]:
+        """When an earlier life of the service sent the unplug requests of the operation in flight, by device."""
         # A record's time tells here when it got its state, but not to the last digit.
         since = assignment.update_time.timestamp() - 0.001
         try:

@@ -18,6 +18,7 @@ from hostdevd.core.model import DomainEntry, HolderRole
 from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import (
     Clock,
+    Connected,
     DeviceRemovalFailed,
     DomainRebooted,
     Event,
@@ -63,9 +64,9 @@ class Nudge:
 class _Asked:
     """The unplug requests of one operation, by alias: when each was sent.
 
-    `unsure`: whether it arrived is not known (libvirt went away, or hostdevd did); such a one is sent
-    again by itself when there was no answer for long enough. A second request too early would abort the
-    first.
+    `unsure`: whether it arrived, or was answered meanwhile, is not known (libvirt was away, or hostdevd
+    was); such a one is sent again by itself when there was no answer for long enough. A second request too
+    early would abort the first.
     """
 
     times: dict[str, float] = field(default_factory=dict)
@@ -118,9 +119,8 @@ class Taking:
         asked = _Asked()
         for device, sent in (await self._steps.unplugs(assignment)).items():
             for alias in (one.alias for one in assignment.devices if one.name == device):
-                asked.times[alias] = sent.time
-                if not sent.returned:
-                    asked.unsure.add(alias)
+                asked.times[alias] = sent
+                asked.unsure.add(alias)
         for role in (HolderRole.VISIBLE, HolderRole.RESERVED):
             refusal = await self._let_go_of(assignment, role, nudge, asked, only)
             if refusal is not None:
@@ -173,8 +173,14 @@ class Taking:
             except HypervisorError as error:
                 if "unplug" in error.text and "process" in error.text:
                     continue  # QEMU has a request pending that another tool sent
+                if await self._has_left(assignment, alias):
+                    continue  # the guest ended before it was asked
                 return Refusal(device, f"libvirt could not unplug {device}: {error.text} (libvirt {error.code})")
         return None
+
+    async def _has_left(self, assignment: Assignment, alias: str) -> bool:
+        domain = await self._looking.domain(assignment.vm.uuid)
+        return domain is None or domain.live is None or all(one.alias != alias for one in domain.live.entries)
 
     async def _detach(
         self, assignment: Assignment, entry: DomainEntry, target: Target, kind: StepKind, device: str
@@ -207,6 +213,8 @@ class Taking:
             return Refusal(device, f"the guest refused to let go of {device}")
         if isinstance(event, DomainRebooted):
             asked.forget()
+        if isinstance(event, Connected):
+            asked.unsure.update(asked.times)  # an answer may have come while nobody could hear it
         return None
 
     async def make_sure(self, assignment: Assignment, devices: tuple[AssignedDevice, ...], target: Target) -> None:

@@ -183,6 +183,8 @@ class Upkeep:
         try:
             if (true.live, true.config) != (assignment.live, assignment.config):
                 true = replace(true, update_time=self._operations.now())
+            if true.live and not assignment.live:
+                true = replace(true, devices=tuple(self._started_with(assignment, device) for device in true.devices))
             if assignment.live and not true.live:
                 true = true.without_condition(ConditionCode.DETACH_REJECTED)
                 true = true.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
@@ -193,6 +195,17 @@ class Upkeep:
             await self._operations.finish(operation, true, source=ChangeSource.RECONCILE)
         finally:
             self._operations.end(operation)
+
+    def _started_with(self, assignment: Assignment, device: AssignedDevice) -> AssignedDevice:
+        """A device that its VM was started with: libvirt took it from where it was, and gives it back there."""
+        if assignment.has_condition(ConditionCode.DRIVER_NOT_RESTORED, device.name):
+            return device  # where it was is where hostdevd had left it
+        name = self._store.identities.name(device.uid)
+        managed = any(
+            holder.live and holder.managed and holder.vm.uuid == assignment.vm.uuid
+            for holder in self._store.holders_of(name or device.name)
+        )
+        return replace(device, by_libvirt=managed)
 
     def _as_found(self, assignment: Assignment, domain: Domain | None) -> Assignment:
         vm = domain.vm if domain is not None else replace(assignment.vm, state=VmState.SHUT_OFF)
