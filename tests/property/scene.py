@@ -35,6 +35,7 @@ from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace
 from hostdevd.sim import lifecycle
 from hostdevd.sim.kernel import VFIO
+from hostdevd.sim.moving import Moves
 from hostdevd.sim.simulation import Simulation, simulate
 from property.virtual import VirtualClock, VirtualLoop
 
@@ -195,7 +196,7 @@ class Scene:
         shutil.rmtree(before)
         # It boots before hostdevd starts.
         world = simulate(self.clock, None, self._state).world
-        lifecycle.reboot_host(world, str(uuid.UUID(int=self._lives)))
+        lifecycle.reboot_host(world, str(uuid.UUID(int=self._lives)), Moves())
         self.others.clear()
         self.operators = {name for name, driver in self.first_drivers.items() if driver == VFIO}
         self.run(self._open(self._state))
@@ -377,12 +378,14 @@ class Scene:
         identities = Identities(store.identities._by_uid.values())
         fresh = Store(senses, identities, DEFAULT, epoch="", revision=0)
         uses = self.run(self.sim.host.uses())
+        networks = self.run(self.sim.hypervisor.networks())
         with fresh.change(ChangeSource.RECONCILE):
             fresh.put_devices(world.kernel.node(name) for name in sorted(world.kernel.names()))
         with fresh.change(ChangeSource.RECONCILE):
             for assignment in store.assignments.values():
                 fresh.put_assignment(assignment)
             fresh.put_uses(uses)
+            fresh.put_networks(networks)
             fresh.put_domains(domain.domain() for domain in world.domains.values())
             fresh.look_again(world.kernel.names())
         assert _timeless(store.holders) == _timeless(fresh.holders)
