@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import initramfs, kernel, prerequisites
+from . import initramfs, kernel, prerequisites, tools
 from .errors import LabError
 from .qemu import Boot, arguments, disk_image
 from .remote import Remote
@@ -197,6 +197,7 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "LAB_KERNEL": str(linux.image.resolve()),
         "LAB_GUEST_INITRAMFS": str(guest_image.resolve()),
         "LAB_PROGRAM": str(PROGRAM),
+        "LAB_TOOLS": str(tools.obtain(cache).resolve()),
         "LAB_PYTHON": os.path.realpath(sys.executable),
         # A checkout below /tmp must stay visible; else the lab gets a /tmp of its own.
         "LAB_KEEP_TMP": "1" if any(path.is_relative_to("/tmp") for path in here) else "0",  # noqa: S108  nothing is written there
