@@ -92,7 +92,9 @@ def _load_modules(topology: Topology) -> None:
     call("modprobe", "-a", "vfio_pci", "sg", "sd_mod")
     debug = topology.scsi_debug
     if debug.max_luns:
-        call("modprobe", "scsi_debug", f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0")
+        # A LUN's WWN is its own, as a real disk's is, and not made of the SCSI host's number.
+        options = (f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0", "vpd_use_hostno=0")
+        call("modprobe", "scsi_debug", *options)
     call("udevadm", "settle", "--timeout=60")
 
 
