@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
 from api import Api, refused
 from google.protobuf.duration_pb2 import Duration
 from hosts import Host, managed_pci
+from streams import Stream
 
 from hostdev.v1 import assignment_pb2, service_pb2
 from hostdevd.core.ports import Target
 
 UPSERT, REMOVE = service_pb2.CHANGE_KIND_UPSERT, service_pb2.CHANGE_KIND_REMOVE
 LIVE = assignment_pb2.SCOPE_LIVE
-
-
-class Stream:
-    """One open watch, read by a thread."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._messages: queue.Queue[Any] = queue.Queue()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        try:
-            for message in self._call:
-                self._messages.put(message)
-        except grpc.RpcError as error:
-            self._messages.put(error)
-
-    def next(self, event: str, within_s: float = 30.0) -> Any:
-        """The next message of this kind; bookmarks in between are passed over."""
-        while True:
-            message = self._messages.get(timeout=within_s)
-            assert not isinstance(message, grpc.RpcError), message
-            kind = message.WhichOneof("event")
-            if kind == event:
-                return message
-            assert kind == "bookmark", (event, message)
-
-    def end(self) -> None:
-        self._call.cancel()
-        self._thread.join(10)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .lookup import Lookup
 from .topology import Guest, Topology, parse
 
 Step = tuple[str, Callable[[], None]]
+Use = Callable[[str, str], None]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
 SAVED = Path("/lab/guests")
@@ -91,7 +92,9 @@ def _load_modules(topology: Topology) -> None:
     call("modprobe", "-a", "vfio_pci", "sg", "sd_mod")
     debug = topology.scsi_debug
     if debug.max_luns:
-        call("modprobe", "scsi_debug", f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0")
+        # A LUN's WWN is its own, as a real disk's is, and not made of the SCSI host's number.
+        options = (f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0", "vpd_use_hostno=0")
+        call("modprobe", "scsi_debug", *options)
     call("udevadm", "settle", "--timeout=60")
 
 
@@ -102,20 +105,53 @@ def _use_devices(topology: Topology) -> None:
         if not kind or not device.plugged:
             continue
         found = lookup.describe(device)
-        if kind == "mount":
-            os.makedirs(argument, exist_ok=True)
-            call("mount", f"/dev/{_first(found, 'block', device.role)}", argument)
-        elif kind == "swap":
-            call("swapon", f"/dev/{_first(found, 'block', device.role)}")
-        elif kind == "bridge":
-            name = _first(found, "net", device.role)
-            if not Path("/sys/class/net", argument).exists():
-                call("ip", "link", "add", argument, "type", "bridge")
-            call("ip", "link", "set", name, "master", argument)
-            call("ip", "link", "set", name, "up")
-            call("ip", "link", "set", argument, "up")
+        if kind in _USES_OF_A_DISK:
+            _USES_OF_A_DISK[kind](f"/dev/{_first(found, 'block', device.role)}", argument)
+        elif kind in _USES_OF_A_NIC:
+            _USES_OF_A_NIC[kind](_first(found, "net", device.role), argument)
         else:
             raise RuntimeError(f"{device.role}: unknown use {device.use!r}")
+    call("udevadm", "settle", "--timeout=60")
+
+
+def _mount(block: str, directory: str) -> None:
+    os.makedirs(directory, exist_ok=True)
+    call("mount", block, directory)
+
+
+def _swap(block: str, _: str) -> None:
+    call("swapon", block)
+
+
+def _lvm(block: str, group: str) -> None:
+    call("modprobe", "dm_mod")
+    call("pvcreate", "-ff", "-y", block)
+    call("vgcreate", group, block)
+    call("lvcreate", "-y", "-Wn", "-Zn", "-l", "50%FREE", "-n", "lablv", group)
+
+
+def _md(block: str, name: str) -> None:
+    """A RAID-1 that has lost a member: with one disk it is an array all the same."""
+    call("modprobe", "raid1")
+    layout = ("--level=1", "--raid-devices=2", "--metadata=1.2", "--run")
+    call("mdadm", "--create", f"/dev/md/{name}", *layout, block, "missing")
+
+
+def _bridge(nic: str, bridge: str) -> None:
+    if not Path("/sys/class/net", bridge).exists():
+        call("ip", "link", "add", bridge, "type", "bridge")
+    call("ip", "link", "set", nic, "master", bridge)
+    call("ip", "link", "set", nic, "up")
+    call("ip", "link", "set", bridge, "up")
+
+
+def _address(nic: str, address: str) -> None:
+    call("ip", "address", "add", address, "dev", nic)
+    call("ip", "link", "set", nic, "up")
+
+
+_USES_OF_A_DISK: dict[str, Use] = {"mount": _mount, "swap": _swap, "lvm": _lvm, "md": _md}
+_USES_OF_A_NIC: dict[str, Use] = {"bridge": _bridge, "address": _address}
 
 
 def _first(found: dict[str, object], key: str, role: str) -> str:

@@ -41,7 +41,7 @@ def obtain(cache: Path) -> Kernel:
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=cache) as work:
         tree = Path(work) / "tree"
         for package in [*_kernel_packages(), "busybox-static"]:
-            _unpack(package, Path(work), tree)
+            unpack(package, Path(work), tree)
         fields = _prepare(tree)
         target = cache / f"kernel-{fields['release']}"
         shutil.rmtree(target, ignore_errors=True)
@@ -78,7 +78,8 @@ def _dependency(meta: str, pattern: str) -> str:
     return found.group(1)
 
 
-def _unpack(package: str, work: Path, tree: Path) -> None:
+def unpack(package: str, work: Path, tree: Path) -> None:
+    """Download a package into ``work`` and unpack it over ``tree``; nothing of it runs."""
     # As root apt wants to download as its own user, which may not write here.
     apt("download", "-o", "APT::Sandbox::User=root", package, cwd=work)
     archives = list(work.glob("*.deb"))

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import initramfs, kernel, prerequisites
+from . import initramfs, kernel, prerequisites, tools
 from .errors import LabError
 from .qemu import Boot, arguments, disk_image
 from .remote import Remote
@@ -123,6 +123,7 @@ def booted(options: Options) -> Iterator[Machine]:
         if options.verbose:
             stack.enter_context(_shown(boot.console_log))
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
+            _make_disks(topology, boot.disk_dir)
             process = _start(arguments(topology, boot, verbose=options.verbose), work)
             machine = Machine(process, Remote(boot.agent_port, token), boot.console_log)
             stack.callback(machine.kill)
@@ -172,9 +173,6 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
     disks.mkdir()
     output = options.output or work / "output"
     output.mkdir(parents=True, exist_ok=True)
-    for device in topology.devices:
-        if device.disk is not None:
-            _make_disk(disk_image(device, disks), device.disk.size_mib, device.disk.format)
     state = (options.state or work) / "state.img"
     if not state.exists():
         state.parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +195,7 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "LAB_KERNEL": str(linux.image.resolve()),
         "LAB_GUEST_INITRAMFS": str(guest_image.resolve()),
         "LAB_PROGRAM": str(PROGRAM),
+        "LAB_TOOLS": str(tools.obtain(cache).resolve()),
         "LAB_PYTHON": os.path.realpath(sys.executable),
         # A checkout below /tmp must stay visible; else the lab gets a /tmp of its own.
         "LAB_KEEP_TMP": "1" if any(path.is_relative_to("/tmp") for path in here) else "0",  # noqa: S108  nothing is written there
@@ -270,6 +269,13 @@ def _only_one(cache: Path, *, wait: bool) -> Iterator[None]:
             print("lab: another lab is running; waiting for it to end", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make_disks(topology: Topology, directory: Path) -> None:
+    """Fresh for each attempt: an array or a volume group left by one that died would be found by the next."""
+    for device in topology.devices:
+        if device.disk is not None:
+            _make_disk(disk_image(device, directory), device.disk.size_mib, device.disk.format)
 
 
 def _make_disk(path: Path, size_mib: int, kind: str) -> None:

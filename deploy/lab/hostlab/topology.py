@@ -38,7 +38,8 @@ class Device:
     """One ``-device`` of the host. ``role`` is also its id in QEMU.
 
     ``root_port`` is the slot on pcie.0 of a pcie-root-port made for it (id ``port_<role>``).
-    ``use`` says what the host does with it: ``mount:/dir``, ``swap``, ``bridge:br0``.
+    ``use`` says what the host does with it: ``mount:/dir``, ``swap``, ``lvm:GROUP``,
+    ``md:NAME``, ``bridge:br0``, ``address:192.0.2.1/24``.
     ``plugged=False`` prepares its disk only, so that it can be added through the monitor.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum, unique
 
-from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, is_transparent_bridge
+from hostdevd.core.graph import DeviceGraph, endpoints, group_mates_of, is_bridge, is_transparent_bridge
 from hostdevd.core.model import NodeDevice, PciFacts
 
 UidOf = Callable[[str], str]
@@ -66,7 +66,7 @@ def affected(graph: DeviceGraph, device: NodeDevice) -> tuple[Affected, ...]:
             for name in graph.at(function):
                 below += [graph.nodes[name], *graph.descendants(name)]
         for child in below:
-            if child.name != device.name and child.name not in found and child.type in _LOST:
+            if child.name != device.name and child.name not in found and child.type in _LOST and not is_bridge(child):
                 found[child.name] = Affected(child.name, child.type, AffectedRole.CHILD)
     return tuple(found.values())
 

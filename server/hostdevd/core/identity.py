@@ -101,10 +101,11 @@ def _other_key(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> str
         if anchor is None:  # a bond and a bridge on it show one address
             own = f"{own}|{facts.interface}"
     elif isinstance(facts, StorageFacts):
-        own = facts.wwn or facts.serial or facts.block
+        own = facts.wwn or facts.serial or ("" if anchor else facts.block)
     if not own:
         below = device.path or device.name
-        own = below.removeprefix(anchor.path) if anchor and anchor.path else below
+        # The kernel's path has numbers given in the order of discovery; the host knows one without them.
+        own = facts_of(device).path or (below.removeprefix(anchor.path) if anchor and anchor.path else below)
     return f"{device.type}|{place}|{own}"
 
 

@@ -15,11 +15,15 @@ _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}:[0-9a-f]{2})")
 _USB_DEVICE = re.compile(r"\d+-(\d+(?:\.\d+)*)")
 _USB_ROOT_HUB = re.compile(r"usb\d+")
 _SCSI_ADDRESS = re.compile(r"\d+:(\d+:\d+:\d+)")
+_SCSI_TARGET = re.compile(r"target\d+:(\d+:\d+)")
 _USB_INTERFACE = re.compile(r"\d+-(\d+(?:\.\d+)*:\d+\.\d+)")
 _VPD_HEADER_BYTES = 4
 
-# Parts of a logical unit's path that are numbered in the order of discovery, and what stands for them.
-_NAMELESS = re.compile(r"virtio\d+|target\d+:\d+:\d+|(?:port|expander)-.*|usb\d+|\d+-\d+(?:\.\d+)*")
+# Parts of a path that are numbered in the order of discovery, and what stands for them.
+_NAMELESS = re.compile(
+    r"virtio\d+|target\d+:\d+:\d+|(?:port|expander)-.*|usb\d+|\d+-\d+(?:\.\d+)*|sg\d+|[sv]d[a-z]+|nvme\d+"
+)
+_NUMBERED_LAST = re.compile(r"nvme\d+(n\d+)|(card|renderD|controlD)\d+")
 _TRANSPORTS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "ata": (re.compile(r"ata\d+"), "ata_port/{}/port_no"),
     "sas": (re.compile(r"end_device-.*"), "sas_device/{}/sas_address"),
@@ -29,20 +33,24 @@ _TRANSPORTS: Mapping[str, tuple[re.Pattern[str], str]] = {
 
 
 def identity_facts(tree: HostTree, device: NodeDevice) -> IdentityFacts:
-    """The facts by the device's type; empty ones for other types and for a device that is gone."""
+    """The facts by the device's type, its place for a type of no own; empty ones for a device that is gone."""
     try:
         if isinstance(device.facts, PciFacts):
             return _pci(tree, tree.link(f"{PCI_DEVICES}/{device.facts.address}") or "")
-        if device.path is None:
-            return IdentityFacts()
-        if isinstance(device.facts, UsbFacts):
-            return _usb(tree, device.path)
-        if isinstance(device.facts, ScsiFacts):
-            return _scsi(tree, device.path)
+        if device.path is not None and tree.exists(device.path):
+            return _at(tree, device, device.path)
     except Unreadable:
         # Everything here is world-readable; what fails is a device on its way out.
         return IdentityFacts()
     return IdentityFacts()
+
+
+def _at(tree: HostTree, device: NodeDevice, path: str) -> IdentityFacts:
+    if isinstance(device.facts, UsbFacts):
+        return _usb(tree, path)
+    if isinstance(device.facts, ScsiFacts):
+        return _scsi(tree, path)
+    return IdentityFacts(path=_place(tree, path))
 
 
 def _pci(tree: HostTree, path: str) -> IdentityFacts:
@@ -53,28 +61,28 @@ def _pci(tree: HostTree, path: str) -> IdentityFacts:
 
 
 def _usb(tree: HostTree, path: str) -> IdentityFacts:
-    if not tree.exists(path):
-        return IdentityFacts()
     root, below, rest = _pci_place(tree, path)
     name = path.rpartition("/")[2]
     port = _USB_DEVICE.fullmatch(name)
     if not root:  # a controller of the board and not of PCI: its own place, without the bus number
         root = "/".join(_until_usb(rest))
+    root = f"{root}/{below}" if below else root
+    if port is None:
+        # A root hub: it has no port, and its serial is the controller's address. xHCI has one for each version.
+        return IdentityFacts(root=root, path=f"root-{_text(tree.value(f'{path}/version'))}")
     return IdentityFacts(
-        root=f"{root}/{below}" if below else root,
-        path=port[1] if port else "",  # the root hub has no port
+        root=root,
+        path=port[1],
         serial=_text(tree.value(f"{path}/serial")),
         interfaces=",".join(_interface_classes(tree, path, name)),
     )
 
 
 def _scsi(tree: HostTree, path: str) -> IdentityFacts:
-    if not tree.exists(path):
-        return IdentityFacts()
     return IdentityFacts(
         wwid=_text(_optional(tree, f"{path}/wwid")),
         serial=_text(_vpd_serial(tree, path)),
-        path=_target_path(tree, path),
+        path=_place(tree, path),
     )
 
 
@@ -110,8 +118,8 @@ def _until_usb(parts: list[str]) -> Iterator[str]:
         yield part
 
 
-def _target_path(tree: HostTree, path: str) -> str:
-    """Where a logical unit hangs, in names that hold: a port's WWN where the transport has one.
+def _place(tree: HostTree, path: str) -> str:
+    """Where a device hangs, in names that hold: a port's WWN where the transport has one.
 
     Numbers that the kernel gives in the order of discovery are left out or replaced: hosts and virtio
     devices by their place among their like, ATA ports by the number on their controller.
@@ -122,6 +130,8 @@ def _target_path(tree: HostTree, path: str) -> str:
     for part in rest:
         steps.extend(_step(tree, above, part))
         above = f"{above}/{part}"
+    if rest and (target := _SCSI_TARGET.fullmatch(rest[-1])):
+        steps.append(target[1])  # a target itself; below it, the unit's address says it
     return printable("/".join(steps))
 
 
@@ -132,6 +142,8 @@ def _step(tree: HostTree, above: str, part: str) -> Iterator[str]:
         yield unit[1]
     elif interface := _USB_INTERFACE.fullmatch(part):
         yield interface[1]
+    elif last := _NUMBERED_LAST.fullmatch(part):
+        yield last[1] or last[2]
     elif re.fullmatch(r"host\d+", part):
         yield from _ordinal(tree, above, "host", part)
     else:

@@ -168,6 +168,13 @@ def test_affected_are_the_other_endpoints_and_all_below_but_no_bridge() -> None:
     }
 
 
+def test_what_is_below_a_port_is_affected_by_it_but_not_the_bridges_in_between() -> None:
+    port = pci("00:05.0", class_code=0x060400, group=1)
+    switch = pci("05:00.0", class_code=0x060400, group=2, parent=port.name)
+    nic = pci("06:00.0", group=3, parent=switch.name)
+    assert [one.name for one in affected(DeviceGraph([port, switch, nic]), port)] == [nic.name]
+
+
 def test_vfs_are_affected_by_their_pf() -> None:
     pf, vf = pci("0b:00.0", vfs=("0b:00.1",), group=14), pci("0b:00.1", pf="0b:00.0", group=15)
     assert [one.name for one in affected(DeviceGraph([pf, vf]), pf)] == [vf.name]

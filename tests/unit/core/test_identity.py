@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.identity import FactsOf, Identities
-from hostdevd.core.model import NetFacts, NodeDevice
+from hostdevd.core.model import NetFacts, NodeDevice, StorageFacts
 from hostdevd.core.ports import IdentityFacts
 from unit.core.made import pci, usb
 
@@ -138,3 +138,29 @@ def test_as_many_equal_devices_as_are_known_keep_their_uids() -> None:
     again = Identities(identities._by_uid.values())
     assert resolve(again, {}, card, *devices) == before
     assert again.unsaved == []
+
+
+def test_what_hangs_on_a_device_keeps_its_uid_when_hosts_and_buses_are_numbered_anew() -> None:
+    identities = Identities()
+    card = IdentityFacts(root="r", path="1c.0/0.0", subsystem="1af4:1100")
+    below = IdentityFacts(path="r/1c.0/0.0/2:1.0")
+
+    def controller(bus: str, number: int) -> list[str]:
+        above, host = pci(f"{bus}:00.0"), f"scsi_host{number}"
+        child = NodeDevice(host, "scsi_host", above.name, f"{above.path}/usb{number}/{number}-2/{number}-2:1.0/{host}")
+        return resolve(identities, {above.name: card, host: below}, above, child)
+
+    assert controller("01", 3) == controller("05", 11)
+
+
+def test_a_disk_without_a_serial_is_its_place_and_not_its_letter() -> None:
+    identities = Identities()
+    card, below = IdentityFacts(root="r", path="5.0"), IdentityFacts(path="r/5.0/block")
+
+    def disk(letter: str) -> list[str]:
+        above, name = pci("00:05.0"), f"block_vd{letter}"
+        child = NodeDevice(name, "storage", above.name, f"{above.path}/virtio1/block/vd{letter}",
+                           facts=StorageFacts(f"/dev/vd{letter}"))  # fmt: skip
+        return resolve(identities, {above.name: card, name: below}, above, child)
+
+    assert disk("a") == disk("b")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress
 from hostdevd.core.model import Facts, MdevFacts, NodeDevice, PciFacts, ScsiFacts, UsbFacts
 from hostdevd.core.ports import IdentityFacts
@@ -118,3 +120,37 @@ def test_what_is_gone_or_of_another_type_has_no_facts(host: HostBuilder) -> None
     assert facts(host, f"{ROOT}/gone", SCSI) == IdentityFacts()
     assert facts(host, "/sys/gone", UsbFacts(UsbAddress(1, 2), 1, 2)) == IdentityFacts()
     assert facts(host, "/sys/x", MdevFacts(MdevUuid("0"))) == IdentityFacts()
+
+
+def test_a_root_hub_is_its_controllers_for_one_version_of_usb(host: HostBuilder) -> None:
+    found = []
+    for bus, version in ((1, "2.00"), (2, "3.00"), (3, "2.00")):
+        path = host.directory(f"{ROOT}/0000:00:14.0/usb{bus}")
+        host.write(f"{path}/version", f" {version}\n")
+        host.write(f"{path}/serial", f"0000:0{bus}:14.0\n")  # the kernel gives it the controller's address
+        found.append(facts(host, path, UsbFacts(UsbAddress(bus, 1), 0x1D6B, 2)))
+    assert found[0] == found[2] == IdentityFacts(root="0000:00/14.0", path="root-2.00")
+    assert found[1] != found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("0000:{bus}:00.0/usb{n}/{n}-2/{n}-2:1.0", "2:1.0"),
+        ("0000:{bus}:00.0/usb{n}/{n}-0:1.0", "0:1.0"),
+        ("0000:{bus}:00.0/usb{n}/{n}-2/{n}-2:1.0/host{n}", "2:1.0"),
+        ("0000:{bus}:00.0/virtio{n}/host{n}/target{n}:0:1", "0:1"),
+        ("0000:{bus}:00.0/virtio{n}/host{n}/target{n}:0:1/{n}:0:1:3/scsi_generic/sg{n}", "0:1:3/scsi_generic"),
+        ("0000:{bus}:00.0/virtio{n}/host{n}/target{n}:0:1/{n}:0:1:3/block/sd{disk}", "0:1:3/block"),
+        ("0000:{bus}:00.0/virtio{n}/block/vd{disk}", "block"),
+        ("0000:{bus}:00.0/nvme/nvme{n}/nvme{n}n2", "nvme/n2"),
+        ("0000:{bus}:00.0/drm/card{n}", "drm/card"),
+    ],
+)
+def test_what_has_no_name_of_its_own_has_a_place_without_numbers_of_discovery(
+    host: HostBuilder, path: str, place: str
+) -> None:
+    for bus, number, disk in (("01", 3, "a"), ("05", 11, "ab")):
+        here = host.directory(f"{ROOT}/0000:00:1c.0/{path.format(bus=bus, n=number, disk=disk)}")
+        told = identity_facts(host.tree, NodeDevice(name="d", type="t", path=here))
+        assert told == IdentityFacts(path=f"0000:00/1c.0/0.0/{place}")
