@@ -127,25 +127,27 @@ class LabHost:
         with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
             file.write(build_hostdev(spec))
             file.flush()
-            _virsh("attach-device", vm, file.name, f"--{target.lower()}")
+            virsh("attach-device", vm, file.name, f"--{target.lower()}")
 
     def virsh_detach(self, vm: str, alias: str, target: Target) -> None:
-        _virsh("detach-device-alias", vm, alias, f"--{target.lower()}")
+        virsh("detach-device-alias", vm, alias, f"--{target.lower()}")
 
     def virsh_start(self, vm: str) -> None:
-        _virsh("start", vm)
+        virsh("start", vm)
 
     def virsh_destroy(self, vm: str) -> None:
-        _virsh("destroy", vm)
+        virsh("destroy", vm)
 
     def guest_pci_ids(self, vm: str) -> list[str] | None:
         shown = subprocess.run(["lab-guest", vm, "lspci"], check=True, capture_output=True, text=True).stdout
         return [word for line in shown.splitlines() for word in line.split() if len(word) == 9 and word[4] == ":"]
 
 
-def _virsh(*arguments: str) -> None:
+def virsh(*arguments: str) -> str:
+    """Run virsh in the lab; what it printed."""
     done = subprocess.run(["virsh", *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # Roles of the suite that the lab's topology calls otherwise.
