@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,27 @@ class Record:
 
 
 def boot(directory: Path, name: str, *options: str, topology: Path = TOPOLOGY) -> Record:
-    """Boot with the state below `directory`, record, switch off. The emulated machine's death is tried again."""
+    """Boot with the state below `directory`, record, switch off."""
     output = directory / name
+    run_in_boot(directory / "state", topology, sys.executable, "tests/boots/record.py", options=(
+        "--output", str(output), *options))  # fmt: skip
+    return Record(**json.loads((output / "record.json").read_text()))
+
+
+def run_in_boot(state: Path, topology: Path, *command: str, options: Sequence[str] = ()) -> str:
+    """What a command printed in a boot with this state, without guests. The emulated machine's death is tried again."""
     places = ("server", "clients/python", "tests/contract")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / place) for place in places)}
-    command = [
+    whole = [
         "deploy/lab/run", "--quiet", "--boot-only-host", "--timeout", "300", "--topology", str(topology),
-        "--state", str(directory / "state"), "--output", str(output), *options,
-        "--", sys.executable, "tests/boots/record.py",
+        "--state", str(state), *options, "--", *command,
     ]  # fmt: skip
     for attempt in range(1, _ATTEMPTS + 1):
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
+        done = subprocess.run(whole, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
         if done.returncode != _MACHINE_DIED:
             break
         print(  # noqa: T201  aloud, never silent
             f"the lab's machine died (attempt {attempt} of {_ATTEMPTS})", done.stderr, file=sys.stderr
         )
-    assert done.returncode == 0, f"{name}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return Record(**json.loads((output / "record.json").read_text()))
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

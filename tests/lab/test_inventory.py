@@ -22,6 +22,7 @@ Reasons = tuple[tuple[str, str], ...]
 ITSELF = "itself"
 A_BRIDGE: Reasons = (("BRIDGE", ITSELF),)
 NEVER: Reasons = (("TYPE_NOT_ASSIGNABLE", ITSELF),)
+SHARES = ("lab_root", "lab_config", "lab_output", "lab_capabilities", "lab_guests")
 
 # Devices, and every reason that they have, in order: the code and its subject.
 ELIGIBILITY: tuple[tuple[str, Reasons], ...] = (
@@ -32,8 +33,11 @@ ELIGIBILITY: tuple[tuple[str, Reasons], ...] = (
     ("usb_keyboard usb_tablet usb_unique twin_a twin_b stick1", ()),
     ("scsi_disk scsi_debug_0 scsi_debug_1 scsi_debug_2 scsi_debug_3", ()),
     ("lab_rng", ()),
-    # The lab's root is a 9p share, which is no block device: no rule tells of it.
-    ("lab_root lab_config lab_output lab_capabilities lab_guests", ()),
+    # The lab's root and what it shares with the machine outside, functions of one slot.
+    *(
+        (one, (("HOST_IN_USE", ITSELF), *(("GROUP_MEMBER_INELIGIBLE", other) for other in SHARES if other != one)))
+        for one in SHARES
+    ),
     # --- in use by the host: the user is the subject, below its device
     ("nvme_mounted", (("HOST_IN_USE", "nvme_mounted/storage"),)),
     ("disk_swap", (("HOST_IN_USE", "disk_swap/storage"),)),
@@ -90,6 +94,7 @@ ELIGIBILITY: tuple[tuple[str, Reasons], ...] = (
 
 # What the host does with which device: kind and detail; `{block}` is its own node. Nothing else is in use.
 HOST_USES: dict[str, tuple[tuple[str, str], ...]] = {
+    **{share: (("MOUNT", f"(shared directory {share.removeprefix('lab_')})"),) for share in SHARES},
     "nvme_mounted/storage": (("MOUNT", "/mnt/lab"),),
     "lab_state/storage": (("MOUNT", "/lab/state"),),
     "disk_swap/storage": (("SWAP", "{block}"),),

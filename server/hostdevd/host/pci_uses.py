@@ -13,6 +13,7 @@ from hostdevd.host.findings import Findings
 from hostdevd.host.sysfs import HostTree
 
 _PCI = "pci"
+_SHARES = frozenset({"9pnet_virtio", "virtiofs", "virtio_fs"})
 _SCREEN = re.compile(r"fb\d+|card\d+")
 
 
@@ -31,6 +32,8 @@ def find_pci_uses(tree: HostTree, findings: Findings) -> None:
                 _user_space(tree, path, findings)
             with findings.source(_PCI, f"interfaces of {address}"):
                 _lent_interface(tree, path, findings)
+            with findings.source(_PCI, f"shares of {address}"):
+                _shared_directory(tree, path, findings)
 
 
 def _functions(tree: HostTree) -> Iterator[tuple[str, str]]:
@@ -93,6 +96,17 @@ def _lent_interface(tree: HostTree, path: str, findings: Findings) -> None:
         directory = f"{parent}/net"
         if tree.exists(directory) and not tree.names(directory):
             findings.add((path,), HostUseKind.GLOBAL_ADDRESS, "(its interface is in another network namespace)")
+
+
+def _shared_directory(tree: HostTree, path: str, findings: Findings) -> None:
+    """A directory that an outer host shares (9p, virtiofs) counts as mounted while its driver has it.
+
+    Mounts do not tell: below an overlay, as a root often is, the share's own mount is out of sight.
+    """
+    for device in _virtio(tree, path):
+        if driver_of(tree, device) in _SHARES:
+            tag = tree.value(f"{device}/mount_tag").rstrip("\0")
+            findings.add((path,), HostUseKind.MOUNT, f"(shared directory {tag})" if tag else "(shared directory)")
 
 
 def _virtio(tree: HostTree, path: str) -> list[str]:

@@ -68,6 +68,27 @@ def test_an_interface_lent_to_another_namespace_is_a_use(host: HostBuilder) -> N
     assert [use.kind for use in host.uses_of(path)] == [HostUseKind.GLOBAL_ADDRESS]
 
 
+@pytest.mark.parametrize(
+    ("driver", "tag", "uses"),
+    [
+        ("9pnet_virtio", "root", [HostUse(HostUseKind.MOUNT, "(shared directory root)")]),
+        ("virtiofs", None, [HostUse(HostUseKind.MOUNT, "(shared directory)")]),
+        ("virtio_rng", None, []),
+        (None, "root", []),
+    ],
+)
+def test_a_directory_shared_by_an_outer_host_is_in_use_while_its_driver_has_it(
+    host: HostBuilder, driver: str | None, tag: str | None, uses: list[HostUse]
+) -> None:
+    path = host.function("0000:00:02.0", "virtio-pci")
+    device = host.directory(f"{path}/virtio3")
+    if driver is not None:
+        host.link(f"{device}/driver", host.directory(f"/sys/bus/virtio/drivers/{driver}"))
+    if tag is not None:
+        host.write(f"{device}/mount_tag", f"{tag}\0")
+    assert list(host.uses_of(path)) == uses
+
+
 def test_a_vfio_device_that_does_not_say_is_unknown(host: HostBuilder) -> None:
     host.function("0000:00:02.0", "vfio-pci")
     assert [kind for kind, _ in host.uses().unknown] == ["pci"]
