@@ -272,3 +272,11 @@ def test_a_vm_with_nothing_but_disks_is_never_refused(host: GuardedHost) -> None
     host.lun()
     host.mount(host.number_of("sdb"), "/mnt")
     assert host.start(domain(disk("/dev/sdb"))).passes()
+
+
+def test_a_directory_shared_by_an_outer_host(host: GuardedHost) -> None:
+    host.link(
+        "/sys/devices/pci0000:00/0000:00:03.0/virtio3/driver", host.directory("/sys/bus/virtio/drivers/9pnet_virtio")
+    )
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).refuses("shares a directory")
