@@ -91,8 +91,8 @@ def test_a_stick_that_is_plugged_in_again_is_in_the_guest_again(
     assert held.state == ATTACHED
     eventually(lambda: serials("alpha"), lambda seen: "STICK1" in seen, LONG_S)
     pull("stick1")
+    # The guest itself notices when it next reads from the stick: QEMU asks an idle device nothing.
     eventually(lambda: conditions(api, held.name), lambda seen: seen == {MISSING}, LONG_S)
-    eventually(lambda: serials("alpha"), lambda seen: "STICK1" not in seen, LONG_S)
     assert assignment(api, held.name).state == ATTACHED
     plug("stick1", port)
     name = follow(api, held.name, stick.uid, "alpha")

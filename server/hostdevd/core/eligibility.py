@@ -185,8 +185,8 @@ def _no_iommu(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
 
 def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
     facts = device.facts
-    if isinstance(facts, PciFacts) and facts.virt_functions:
-        count = len(facts.virt_functions)
+    count = len(around.graph.virtual_functions(facts)) if isinstance(facts, PciFacts) else 0
+    if isinstance(facts, PciFacts) and count:
         yield Reason(
             "HAS_CHILD_FUNCTIONS",
             device.name,

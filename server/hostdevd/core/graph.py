@@ -28,6 +28,7 @@ class DeviceGraph:
         self._by_source: defaultdict[DeviceSource, set[str]] = defaultdict(set)
         self._by_path: dict[str, str] = {}
         self._by_interface: defaultdict[str, set[str]] = defaultdict(set)
+        self._of_function: defaultdict[PciAddress, set[str]] = defaultdict(set)
         self.nodes = MappingProxyType(self._nodes)
         for device in devices:
             self.put(device)
@@ -47,6 +48,8 @@ class DeviceGraph:
             self._by_path[device.path] = device.name
         if isinstance(device.facts, NetFacts):
             self._by_interface[device.facts.interface].add(device.name)
+        if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
+            self._of_function[device.facts.phys_function].add(device.name)
 
     def remove(self, name: str) -> None:
         """Forget a device; nothing happens when it is not there. Its children stay, without parent."""
@@ -64,6 +67,8 @@ class DeviceGraph:
             del self._by_path[device.path]
         if isinstance(device.facts, NetFacts):
             self._by_interface[device.facts.interface].discard(device.name)
+        if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
+            self._of_function[device.facts.phys_function].discard(device.name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._nodes
@@ -132,6 +137,15 @@ class DeviceGraph:
         """Names of the devices that are this network interface: two for a moment while one is renamed."""
         return tuple(sorted(self._by_interface.get(interface, ())))
 
+    def virtual_functions(self, function: PciFacts) -> tuple[PciAddress, ...]:
+        """A function's VFs: those that it lists, and those that call it theirs.
+
+        Its own list may be older than they are, and libvirt leaves it empty while the first VF is gone.
+        """
+        own = (self._nodes[name].facts for name in sorted(self._of_function.get(function.address, ())))
+        theirs = (facts.address for facts in own if isinstance(facts, PciFacts))
+        return tuple(dict.fromkeys((*function.virt_functions, *theirs)))
+
     # --- what the rules ask about one device ---------------------------------------------------------
 
     def is_usb_hub(self, device: NodeDevice) -> bool:
@@ -165,7 +179,7 @@ class DeviceGraph:
             if group is not None:
                 found |= self._iommu[group]
             if isinstance(node.facts, PciFacts):
-                linked = (node.facts.phys_function, *node.facts.virt_functions)
+                linked = (node.facts.phys_function, *self.virtual_functions(node.facts))
                 found |= {other for address in linked if address is not None for other in self.at(address)}
         return found
 

@@ -54,7 +54,7 @@ def group_uid(members: Iterable[NodeDevice], uid_of: UidOf) -> str:
 def affected(graph: DeviceGraph, device: NodeDevice) -> tuple[Affected, ...]:
     """What else the host loses: the group's other endpoints and everything below all of them.
 
-    VFs do not hang below their PF in libvirt's tree, so they are added by the PF's own list.
+    VFs do not hang below their PF in libvirt's tree, so they are added by what the two say of each other.
     """
     mates = group_mates_of(graph, device)
     found: dict[str, Affected] = {
@@ -62,7 +62,7 @@ def affected(graph: DeviceGraph, device: NodeDevice) -> tuple[Affected, ...]:
     }
     for mate in mates:
         below = [*graph.descendants(mate.name)]
-        for function in mate.facts.virt_functions if isinstance(mate.facts, PciFacts) else ():
+        for function in graph.virtual_functions(mate.facts) if isinstance(mate.facts, PciFacts) else ():
             for name in graph.at(function):
                 below += [graph.nodes[name], *graph.descendants(name)]
         for child in below:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.model import (
+    Facts,
     MdevFacts,
     NetFacts,
     NodeDevice,
@@ -88,11 +89,21 @@ def _scsi_keys(facts: ScsiFacts, told: IdentityFacts) -> tuple[str, ...]:
     return (f"scsi|{name}|{path}", f"{_PLACE}{path}")
 
 
+def _anchor(graph: DeviceGraph, device: NodeDevice) -> NodeDevice | None:
+    """The nearest device above that has an identity of its own."""
+    above = graph.ancestors(device.name)
+    return next((one for one in above if isinstance(one.facts, PciFacts | UsbFacts | ScsiFacts)), None)
+
+
+def _is_going(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> bool:
+    """Whether the host has nothing to tell of a device that libvirt still lists: it is being pulled out."""
+    own = isinstance(device.facts, PciFacts | UsbFacts | ScsiFacts)
+    teller = device if own else _anchor(graph, device)
+    return teller is not None and facts_of(teller) == IdentityFacts()
+
+
 def _other_key(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> str:
-    anchor = next(
-        (above for above in graph.ancestors(device.name) if isinstance(above.facts, PciFacts | UsbFacts | ScsiFacts)),
-        None,
-    )
+    anchor = _anchor(graph, device)
     place = identity_keys(graph, anchor, facts_of)[0] if anchor else "host"
     facts = device.facts
     own = ""
@@ -125,6 +136,16 @@ def _who(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(key for key in keys if not key.startswith(_PLACE))
 
 
+def _serial_left_out(key: str) -> str | None:
+    """The key of a PCI function or VF as it is when no serial is told; None for a key of another kind."""
+    kind, _, rest = key.partition("|")
+    if kind == "vf":
+        physical, _, index = rest.rpartition("|")
+        left = _serial_left_out(physical)
+        return f"vf|{left}|{index}" if left is not None else None
+    return "|".join(key.split("|", 4)[:4]) + "|" if kind == "pci" else None
+
+
 class Identities:
     """The uids of the devices that are here now, and of those that were here once.
 
@@ -139,9 +160,11 @@ class Identities:
         """Begin anew with these, none of them here: every device is to be resolved again."""
         self._by_uid: dict[str, Identity] = {}
         self._by_key: dict[str, set[str]] = {}
+        self._by_serial_left_out: dict[str, set[str]] = {}
         self._uid_of: dict[str, str] = {}
         self._name_of: dict[str, str] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
+        self._seen: dict[str, Facts | None] = {}
         self.unsaved: list[Identity] = []
         for identity in known:
             self._remember(identity)
@@ -193,6 +216,7 @@ class Identities:
         for name in names:
             uid = self._uid_of.pop(name, None)
             self._keys_of.pop(name, None)
+            self._seen.pop(name, None)
             if uid is not None and self._name_of.get(uid) == name:
                 del self._name_of[uid]
 
@@ -200,17 +224,47 @@ class Identities:
         """Give each of these present devices its uid: strongest keys first, over all of them."""
         todo = {}
         for name in names:
-            keys = identity_keys(graph, graph.nodes[name], facts_of)
+            node = graph.nodes[name]
+            if name in self._uid_of and self._seen.get(name) == node.facts and _is_going(graph, node, facts_of):
+                continue  # it keeps its uid until libvirt says that it has gone
+            self._seen[name] = node.facts
+            keys = identity_keys(graph, node, facts_of)
             if self._keys_of.get(name) != keys:
                 todo[name] = keys
+        before = {name: self._uid_of.get(name) for name in todo}
+        seen = {name: self._seen[name] for name in todo}
         self.forget(todo)
+        self._seen |= seen
         self._claim_equals(todo)
         for level in range(max(map(len, todo.values()), default=0)):
             for name, keys in list(todo.items()):
                 if level < len(_who(keys)) and self._claim(name, keys, keys[level], among=todo.values()):
                     del todo[name]
         for name, keys in sorted(todo.items()):
-            self._create(name, keys)
+            if not self._claim_by_untold_serial(name, keys, before[name]):
+                self._create(name, keys)
+
+    def _claim_by_untold_serial(self, name: str, keys: tuple[str, ...], before: str | None) -> bool:
+        """A function of which the serial is told on one side only is the known one of its place and model.
+
+        The VPD cannot be read while a function sleeps, as on vfio-pci without a user: that is no other card.
+        """
+        key = keys[0]
+        left_out = _serial_left_out(key)
+        if left_out is None:
+            return False
+        free = [
+            uid
+            for uid in self._by_serial_left_out.get(left_out, ())
+            if uid not in self._name_of and left_out in {key, self._by_uid[uid].keys[0]}
+        ]
+        if before not in free and len(free) != 1:
+            return False
+        uid = before if before is not None and before in free else free[0]
+        self._take(name, keys, uid)
+        if key != left_out:
+            self._remember(Identity(uid, keys), save=True)
+        return True
 
     def _claim_equals(self, todo: dict[str, tuple[str, ...]]) -> None:
         """Where as many devices as known identities share a strongest key, they are paired in order."""
@@ -256,6 +310,10 @@ class Identities:
         for key in before.keys if before else ():
             self._by_key.get(key, set()).discard(identity.uid)
         self._by_uid[identity.uid] = identity
+        # The serial alone ever changes here, so this needs no taking back.
+        left_out = _serial_left_out(identity.keys[0])
+        if left_out is not None:
+            self._by_serial_left_out.setdefault(left_out, set()).add(identity.uid)
         for key in identity.keys:
             self._by_key.setdefault(key, set()).add(identity.uid)
         if save:

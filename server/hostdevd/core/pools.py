@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hostdevd.core.addresses import PciAddress
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.model import Holder, HolderVia, HostUse, HostUseKind, Network, PciFacts
 
@@ -61,7 +60,7 @@ def _pool(network: Network, graph: DeviceGraph) -> tuple[set[str], str]:
     if network.pf is not None:
         functions = tuple(_functions_of(network.pf, graph))
         for function in functions:
-            addresses |= set(_vfs(function, graph))
+            addresses |= set(graph.virtual_functions(function))
         if not functions and not network.addresses:
             gap = gap or f"libvirt lists no PCI function for its interface {network.pf}"
     return {name for address in addresses for name in graph.at(address)}, gap
@@ -74,11 +73,3 @@ def _functions_of(interface: str, graph: DeviceGraph) -> Iterator[PciFacts]:
         function = next((facts for facts in above if isinstance(facts, PciFacts)), None)
         if function is not None:
             yield function
-
-
-def _vfs(function: PciFacts, graph: DeviceGraph) -> Iterator[PciAddress]:
-    yield from function.virt_functions
-    # VFs that were made since are told one by one, and nothing is told of their PF.
-    for device in graph.nodes.values():
-        if isinstance(device.facts, PciFacts) and device.facts.phys_function == function.address:
-            yield device.facts.address

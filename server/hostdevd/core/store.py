@@ -564,7 +564,7 @@ class Store:
         for name in tuple(names):
             mate = self.graph.nodes[name]
             if isinstance(mate.facts, PciFacts):
-                linked = (mate.facts.phys_function, *mate.facts.virt_functions)
+                linked = (mate.facts.phys_function, *self.graph.virtual_functions(mate.facts))
                 names |= {other for address in linked if address is not None for other in self.graph.at(address)}
             if mate.type == "mdev" and mate.parent is not None:
                 names.add(mate.parent)

@@ -70,6 +70,16 @@ def test_a_pf_with_vfs_and_the_parent_of_mdevs() -> None:
     assert codes(mdev("mdev", parent.name), parent) == []
 
 
+def test_a_pf_has_the_vfs_that_call_it_theirs_though_it_does_not_list_them() -> None:
+    pf, vf = pci("0b:00.0", group=2), pci("0b:00.1", pf="0b:00.0", group=3)
+    assert codes(pf, vf) == ["HAS_CHILD_FUNCTIONS"]
+    graph = DeviceGraph([pf, vf])
+    assert [one.name for one in affected(graph, pf)] == [vf.name]
+    assert graph.related(pf.name) == {pf.name, vf.name}
+    graph.remove(vf.name)
+    assert graph.related(pf.name) == {pf.name}
+
+
 def test_what_the_host_uses_goes_to_the_user_its_ancestors_and_their_mates() -> None:
     nvme = pci("0c:00.0", class_code=0x010802, group=7)
     mate = pci("0c:00.1", group=7)

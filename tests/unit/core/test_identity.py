@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.identity import FactsOf, Identities
-from hostdevd.core.model import NetFacts, NodeDevice, StorageFacts
+from hostdevd.core.model import NetFacts, NodeDevice, PciFacts, StorageFacts
 from hostdevd.core.ports import IdentityFacts
 from unit.core.made import pci, usb
 
@@ -38,6 +39,37 @@ def test_another_card_in_the_same_slot_is_another_device() -> None:
     other = IdentityFacts(root="r", path="1c.0/00.0", subsystem="1af4:9999")
     name = "pci_0000_05_00_0"
     assert resolve(identities, {name: one}, pci("05:00.0")) != resolve(identities, {name: other}, pci("05:00.0"))
+
+
+def with_serial(device: NodeDevice, serial: str | None) -> NodeDevice:
+    assert isinstance(device.facts, PciFacts)
+    return replace(device, facts=replace(device.facts, vpd_serial=serial))
+
+
+HERE = {
+    "pci_0000_0b_00_0": IdentityFacts(root="r", path="1c.0/0.0"),
+    "pci_0000_0b_00_1": IdentityFacts(root="r", path="1c.0/0.1"),
+}
+
+
+def test_a_function_whose_vpd_cannot_be_read_for_a_while_keeps_its_uid_and_so_do_its_vfs() -> None:
+    identities = Identities()
+    pf, vf = pci("0b:00.0", vfs=("0b:00.1",)), pci("0b:00.1", pf="0b:00.0")
+    first = resolve(identities, HERE, with_serial(pf, "S1"), vf)
+    assert resolve(identities, HERE, pf, vf) == first
+    assert resolve(identities, HERE, with_serial(pf, "S1"), vf) == first
+    kept = Identities(identities._by_uid.values())
+    assert resolve(kept, HERE, pf, vf) == first, "it sleeps while the service starts"
+    assert not set(resolve(kept, HERE, with_serial(pf, "S2"), vf)) & set(first), "another serial is another card"
+
+
+def test_a_function_that_tells_its_serial_only_later_keeps_its_uid() -> None:
+    identities = Identities()
+    first = resolve(identities, HERE, pci("0b:00.0"))
+    assert resolve(identities, HERE, with_serial(pci("0b:00.0"), "S1")) == first
+    kept = Identities(identities._by_uid.values())
+    assert resolve(kept, HERE, with_serial(pci("0b:00.0"), "S1")) == first
+    assert resolve(kept, HERE, with_serial(pci("0b:00.0"), "S2")) != first
 
 
 def test_a_vf_is_its_pfs_index() -> None:
@@ -164,3 +196,14 @@ def test_a_disk_without_a_serial_is_its_place_and_not_its_letter() -> None:
         return resolve(identities, {above.name: card, name: below}, above, child)
 
     assert disk("a") == disk("b")
+
+
+def test_a_device_that_is_being_pulled_out_keeps_its_uid_to_the_end() -> None:
+    card = pci("05:00.0")
+    net = NodeDevice("net_eth1", "net", card.name, f"{card.path}/net/eth1", facts=NetFacts("eth1", "52:54:00:00:00:01"))
+    place = IdentityFacts(root="r", path="1c.0/0.0", subsystem="8086:0001")
+    identities = Identities()
+    before = resolve(identities, {card.name: place}, card, net)
+    saved = len(identities.unsaved)
+    assert resolve(identities, {}, card, net) == before  # sysfs has nothing of it any more
+    assert len(identities.unsaved) == saved
