@@ -27,7 +27,7 @@ IN_FLIGHT = {
 }
 # Killed when so many steps have begun. Attach: 2 configured, 2 unbound, 2 attached, the fifth point in QEMU.
 # Detach: 2 asked, 2 out of the configuration, 2 given back.
-POINTS = (1, 3, 4, 5, 6)
+POINTS = [("attach", 1), ("attach", 4), ("attach", 6), ("detach", 1), ("detach", 4)]
 
 
 @contextmanager
@@ -82,8 +82,7 @@ def kill_at(process: subprocess.Popen[str], database: Path, assignment: str, ste
     process.wait(10)
 
 
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("what", ["attach", "detach"])
+@pytest.mark.parametrize(("what", "point"), POINTS)
 def test_a_kill_in_the_middle_is_all_or_nothing(tmp_path: Path, what: str, point: int) -> None:
     roles = lab_roles()
     names = [roles["dual_0"], roles["dual_1"]]
