@@ -19,6 +19,7 @@ from hostdevd.core.ports import (
     HypervisorGone,
     NetworksChanged,
     NodeDeviceChanged,
+    NoSuchObject,
 )
 from hostdevd.virt.xml.nodedev import node_device
 
@@ -174,6 +175,32 @@ def test_a_device_that_cannot_be_read_is_listed_with_a_condition() -> None:
     device = reading.read_node_device(link(), Device(), node_device)
     assert device.name == "pci_0000_05_00_0"
     assert [condition.code for condition in device.conditions] == [ConditionCode.XML_INVALID]
+
+
+@pytest.mark.parametrize(
+    ("code", "alive", "outcome"),
+    [
+        (libvirt.VIR_ERR_INTERNAL_ERROR, 1, None),
+        (libvirt.VIR_ERR_ACCESS_DENIED, 1, None),
+        (libvirt.VIR_ERR_NO_NODE_DEVICE, 1, NoSuchObject),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, 0, HypervisorGone),
+    ],
+)
+def test_a_device_that_libvirt_cannot_describe_is_told_from_one_that_is_gone(
+    code: int, alive: int, outcome: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_device: Device, _flags: int = 0) -> NoReturn:
+        error = libvirt.libvirtError("cannot open config")
+        error.err = (code, 0, "cannot open config", 2, "", "", "", 0, 0)
+        raise error
+
+    monkeypatch.setattr(Device, "XMLDesc", refuse)
+    if outcome is not None:
+        with pytest.raises(outcome):
+            reading.read_node_device(link(Connection(alive=alive)), Device(), node_device)
+        return
+    found = reading.read_node_device(link(Connection(alive=alive)), Device(), node_device)
+    assert (found.name, found.undescribed) == ("pci_0000_05_00_0", True)
 
 
 # --- events ------------------------------------------------------------------------------------------

@@ -95,8 +95,15 @@ def _anchor(graph: DeviceGraph, device: NodeDevice) -> NodeDevice | None:
     return next((one for one in above if isinstance(one.facts, PciFacts | UsbFacts | ScsiFacts)), None)
 
 
-def _is_going(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> bool:
-    """Whether the host has nothing to tell of a device that libvirt still lists: it is being pulled out."""
+def _is_passing(graph: DeviceGraph, device: NodeDevice, facts_of: FactsOf) -> bool:
+    """Whether what is told of a device now will not stay so.
+
+    The host has nothing to tell of it: it is being pulled out. Or its PF does not list it for a moment.
+    """
+    if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
+        pfs = [graph.nodes[name].facts for name in graph.at(device.facts.phys_function)]
+        if any(isinstance(pf, PciFacts) and device.facts.address not in pf.virt_functions for pf in pfs):
+            return True
     own = isinstance(device.facts, PciFacts | UsbFacts | ScsiFacts)
     teller = device if own else _anchor(graph, device)
     return teller is not None and facts_of(teller) == IdentityFacts()
@@ -225,8 +232,8 @@ class Identities:
         todo = {}
         for name in names:
             node = graph.nodes[name]
-            if name in self._uid_of and self._seen.get(name) == node.facts and _is_going(graph, node, facts_of):
-                continue  # it keeps its uid until libvirt says that it has gone
+            if name in self._uid_of and self._seen.get(name) == node.facts and _is_passing(graph, node, facts_of):
+                continue  # it keeps its uid until libvirt says more
             self._seen[name] = node.facts
             keys = identity_keys(graph, node, facts_of)
             if self._keys_of.get(name) != keys:

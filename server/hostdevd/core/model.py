@@ -149,6 +149,21 @@ class NodeDevice:
     conditions: tuple[DeviceCondition, ...] = ()
     main_devnode: str | None = None
     other_capabilities: tuple[tuple[str, str], ...] = ()
+    undescribed: bool = False
+    """libvirt lists the device and could not describe it: nothing of it is known, and it is asked again."""
+
+
+def undescribed(name: str, why: str) -> NodeDevice:
+    """A device of which libvirt gave the name alone: listed with a condition, and never assigned."""
+    condition = DeviceCondition(ConditionCode.XML_INVALID, f"libvirt could not describe it: {why}")
+    return NodeDevice(
+        name=name,
+        type="other",
+        detail={"type": "", "xml": ""},
+        description="device that libvirt could not describe",
+        conditions=(condition,),
+        undescribed=True,
+    )
 
 
 # --- eligibility -------------------------------------------------------------------------------------

@@ -253,7 +253,9 @@ class Sync:
 
     async def _read_unknown_devices(self) -> None:
         names = await self._hypervisor.node_device_names()
-        unknown = names ^ self._store.graph.nodes.keys()
+        known = self._store.graph.nodes
+        unknown = names ^ known.keys()
+        unknown |= {name for name, node in known.items() if node.undescribed}
         if unknown:
             await self._read_devices(unknown, ChangeSource.RECONCILE)
 

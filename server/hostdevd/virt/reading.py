@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import libvirt
 
-from hostdevd.core.model import Domain, HypervisorInfo, Network, NodeDevice, Vm, VmState
-from hostdevd.core.ports import HypervisorError, NoSuchObject
+from hostdevd.core.model import Domain, HypervisorInfo, Network, NodeDevice, Vm, VmState, undescribed
+from hostdevd.core.ports import HypervisorError, HypervisorGone, NoSuchObject
 from hostdevd.virt.calls import Link, NoDaemon
 from hostdevd.virt.handles import DomainHandle, NetworkHandle, NodeDeviceHandle
 from hostdevd.virt.xml.capabilities import host_uuid
@@ -34,8 +34,15 @@ _LIVE_XML_TRIES = 3
 
 
 def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevice) -> NodeDevice:
-    """One device; what libvirt says of it but cannot be read is a condition, not a gap in the list."""
-    return parse(link.call(device.XMLDesc), link.call(device.name))
+    """One device; what libvirt cannot say of it, or says oddly, is a condition and not a gap in the list."""
+    name = link.call(device.name)
+    try:
+        xml = link.call(device.XMLDesc)
+    except (NoSuchObject, HypervisorGone):
+        raise
+    except HypervisorError as error:  # a sysfs file that cannot be read, a right that is missing
+        return undescribed(name, error.text)
+    return parse(xml, name)
 
 
 def read_domain(link: Link, domain: DomainHandle) -> Domain:

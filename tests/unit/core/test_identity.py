@@ -207,3 +207,10 @@ def test_a_device_that_is_being_pulled_out_keeps_its_uid_to_the_end() -> None:
     saved = len(identities.unsaved)
     assert resolve(identities, {}, card, net) == before  # sysfs has nothing of it any more
     assert len(identities.unsaved) == saved
+
+
+def test_a_vf_that_its_pf_does_not_list_for_a_moment_keeps_its_uid() -> None:
+    vf = pci("0b:00.1", pf="0b:00.0")
+    identities = Identities()
+    before = resolve(identities, HERE, pci("0b:00.0", vfs=("0b:00.1",)), vf)
+    assert resolve(identities, HERE, pci("0b:00.0"), vf) == before

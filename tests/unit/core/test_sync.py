@@ -10,7 +10,7 @@ import pytest
 
 from hostdevd.app import Ports, run_core
 from hostdevd.core.history import ChangeSource
-from hostdevd.core.model import HostUseKind, HostUses, PciFacts
+from hostdevd.core.model import HostUseKind, HostUses, NodeDevice, PciFacts, undescribed
 from hostdevd.core.ports import HostChanged, HypervisorGone, Listed
 from hostdevd.core.sync import Pace
 from hostdevd.sim.simulation import simulate
@@ -168,3 +168,26 @@ async def test_a_domain_that_cannot_be_read_does_not_hide_the_hosts_uses(tmp_pat
             while core.store.devices[name].eligibility.eligible:  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.01)
         assert core.sync.synced_time == synced
+
+
+async def test_a_device_that_libvirt_could_not_describe_is_listed_and_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(tmp_path) as on:
+        name, mate = on.name("dual_0"), on.name("dual_1")
+        good = on.sim.hypervisor.node_device
+
+        async def node_device(asked: str) -> NodeDevice:
+            return undescribed(asked, "cannot open config") if asked == name else await good(asked)
+
+        monkeypatch.setattr(on.sim.hypervisor, "node_device", node_device)
+        await on.core.sync._read_devices([name])
+        view = on.core.store.devices[name]
+        assert [one.message for one in view.node.conditions] == ["libvirt could not describe it: cannot open config"]
+        assert not view.eligibility.eligible
+        # Whether the mate may go is not known either.
+        assert [one.code for one in on.core.store.devices[mate].eligibility.reasons] == ["GROUP_MEMBER_INELIGIBLE"]
+        monkeypatch.setattr(on.sim.hypervisor, "node_device", good)
+        await on.core.sync._read_unknown_devices()
+        assert on.core.store.devices[name].eligibility.eligible
+        assert on.core.store.devices[mate].eligibility.eligible
