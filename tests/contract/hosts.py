@@ -133,7 +133,8 @@ class LabHost:
         virsh("detach-device-alias", vm, alias, f"--{target.lower()}")
 
     def virsh_start(self, vm: str) -> None:
-        virsh("start", vm)
+        # What libvirt does at a start is all that is asked for; a kernel's boot may kill the emulated machine.
+        virsh("start", vm, "--paused")
 
     def virsh_destroy(self, vm: str) -> None:
         virsh("destroy", vm)

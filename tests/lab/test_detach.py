@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from api import ATTACHED, DETACHED, Api, eventually, refused
@@ -30,15 +31,24 @@ def paused(vm: str) -> Iterator[None]:
         virsh("resume", vm)
 
 
+MUTE = """<domain type='qemu'><name>mute</name><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+<devices><controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/></devices>
+</domain>"""
+"""A guest without a system: its firmware answers nothing, and boots in no time."""
+
+
 @contextmanager
-def started(vm: str) -> Iterator[None]:
-    """A guest of which nobody waits for the boot."""
-    virsh("start", vm)
+def mute(directory: Path) -> Iterator[None]:
+    """The guest that never answers, until it ends."""
+    definition = directory / "mute.xml"
+    definition.write_text(MUTE)
+    virsh("create", str(definition))
     try:
         yield
     finally:
-        if "running" in virsh("domstate", vm):
-            virsh("destroy", vm)
+        if "mute" in virsh("list", "--name").split():
+            virsh("destroy", "mute")
 
 
 def ask(api: Api, name: str, wait_s: int = 2) -> assignment_pb2.Assignment:
@@ -80,20 +90,20 @@ def test_a_guest_that_answers_late_is_waited_for_after_the_caller_has_gone(lab: 
 
 
 @pytest.mark.parametrize("end", ["destroyed", "crashed"])
-def test_a_guest_that_never_answers_keeps_the_device_until_it_ends(lab: LabHost, end: str) -> None:
+def test_a_guest_that_never_answers_keeps_the_device_until_it_ends(lab: LabHost, tmp_path: Path, end: str) -> None:
     api, name = lab.api, lab.roles["nic_single"]
     driver = api.driver(name)
-    with started("deaf"):
-        assignment = api.attach("deaf", name, scope=LIVE)
+    with mute(tmp_path):
+        assignment = api.attach("mute", name, scope=LIVE)
         assert ask(api, assignment.name).state == DETACHING
         assert ask(api, assignment.name).state == DETACHING  # joined, not asked again
         with refused("OPERATION_IN_PROGRESS") as caught:
             api.attach("alpha", name)
-        assert caught[0].info.metadata["vm_name"] == "deaf"
+        assert caught[0].info.metadata["vm_name"] == "mute"
         if end == "destroyed":
-            virsh("destroy", "deaf")
+            virsh("destroy", "mute")
         else:
-            subprocess.run(["pkill", "-9", "-f", "guest=deaf,"], check=True)
+            subprocess.run(["pkill", "-9", "-f", "guest=mute,"], check=True)
         eventually(lambda: state(api, assignment.name), lambda now: now == DETACHED, 60)
         assert api.driver(name) == driver
         assert api.holders(devices=[name]) == []

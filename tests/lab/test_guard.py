@@ -58,7 +58,7 @@ def _reloaded(scratch: Path) -> None:
 
 def start(vm: str = "spare") -> str:
     """What libvirt says when it does not start it; empty when it does."""
-    done = subprocess.run(["virsh", "start", vm], check=False, capture_output=True, text=True)
+    done = subprocess.run(["virsh", "start", vm, "--paused"], check=False, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr
 
 
