@@ -59,7 +59,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Pat
     for option, (key, variable) in _KEYS.items():
         if arguments.get(option) is not None:
             values[option] = _convert(option, arguments[option], f"--{option.replace('_', '-')}")
-        elif variable in environment:
+        elif environment.get(variable):  # an empty one is as none
             values[option] = _from_text(option, environment[variable], variable)
         elif key in from_file:
             values[option] = _convert(option, from_file[key], f"{file}: {key}")
@@ -97,11 +97,14 @@ def _from_text(option: str, text: str, where: str) -> Any:
         if not addresses:
             raise ConfigError(f"{where}: must name an address to listen at")
         return addresses
+    if text.lower() in _WORDS and option in {"reflection", "simulate"}:
+        return _convert(option, _WORDS[text.lower()], where)
     if option == "reflection":
-        if text.lower() not in {"0", "1", "true", "false", "yes", "no"}:
-            raise ConfigError(f"{where}: must be true or false")
-        return text.lower() in {"1", "true", "yes"}
+        raise ConfigError(f"{where}: must be true or false")
     return _convert(option, text, where)
+
+
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def _convert(option: str, value: Any, where: str) -> Any:
@@ -113,6 +116,8 @@ def _convert(option: str, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise ConfigError(f"{where}: must be true or false")
         return value
+    if option == "simulate" and isinstance(value, bool):
+        return BUILTIN if value else None
     if not isinstance(value, str):
         raise ConfigError(f"{where}: must be text")
     if option == "policy" and not value:

@@ -173,14 +173,12 @@ def _pci_class(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
         )
 
 
-def _no_iommu(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+def _no_iommu(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
     if isinstance(device.facts, PciFacts) and device.facts.iommu_group is None:
-        yield Reason(
-            "NO_IOMMU",
-            device.name,
-            f"{device.name} has no IOMMU group",
-            "enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (Intel); AMD's is on by itself",
-        )
+        remedy = "enable VT-d or AMD-Vi in the firmware and boot with intel_iommu=on (Intel); AMD's is on by itself"
+        if around.graph.has_iommu_groups():
+            remedy = "assign another device: this host's IOMMU is on, and isolates others but not this one"
+        yield Reason("NO_IOMMU", device.name, f"{device.name} has no IOMMU group", remedy)
 
 
 def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:

@@ -112,6 +112,10 @@ class DeviceGraph:
         """The members of an IOMMU group, by name."""
         return tuple(self._nodes[name] for name in sorted(self._iommu.get(group, ())))
 
+    def has_iommu_groups(self) -> bool:
+        """Whether any device is in an IOMMU group: then the host's IOMMU is on."""
+        return any(self._iommu.values())
+
     def iommu_groups(self) -> tuple[int, ...]:
         """The numbers of all IOMMU groups that have a member."""
         return tuple(sorted(number for number, names in self._iommu.items() if names))

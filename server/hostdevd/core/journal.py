@@ -22,7 +22,7 @@ from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
 from hostdevd.core.records import assignment_from_json, failure_from_json, to_json
-from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file
+from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file, replaced
 
 T = TypeVar("T")
 
@@ -70,6 +70,7 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._db: sqlite3.Connection | None = None
         self._reserved = 0
+        self._file = (0, 0)
         self.is_open = False
         """Whether the file was read: before, nothing is known of it, and nothing can be written."""
         self.fault: StateFault | None = None
@@ -92,6 +93,14 @@ class Journal:
         """`STATE_STORE_UNAVAILABLE` while the file was never read."""
         if not self.is_open:
             raise _unavailable(self.fault or StateFault("it is not open", "see the log"))
+
+    async def look(self) -> None:
+        """Tell by `fault` when the file is not the one any more that was opened: what is written then is lost."""
+        if self.is_open:
+            try:
+                await self._run(self._require_file)
+            except (StateUnusable, OSError) as error:
+                self._failed(error)
 
     async def probe(self) -> None:
         """Write something that nobody reads, to see whether writing works (again)."""
@@ -224,11 +233,25 @@ class Journal:
             # The first write: on a full disk, or a read-only one, it ends here.
             reserved = loaded.revision + REVISION_BLOCK
             _set_meta(db, "revision", str(reserved))
+            self._file = self._present()
         except BaseException:
             db.close()
             raise
         self._db, self._reserved = db, reserved
         return loaded
+
+    def _present(self) -> tuple[int, int]:
+        found = (self._directory / FILE).stat()
+        return found.st_dev, found.st_ino
+
+    def _require_file(self) -> None:
+        """SQLite would go on writing into a file that somebody has deleted, and nobody would ever read that."""
+        try:
+            there = self._present() == self._file
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise replaced(self._directory / FILE)
 
     def _read(self, db: sqlite3.Connection) -> Loaded:
         try:
@@ -261,7 +284,7 @@ class Journal:
         self.require()
         try:
             result = await self._run(lambda: self._transaction(work))
-        except (sqlite3.Error, OSError) as error:
+        except (StateUnusable, sqlite3.Error, OSError) as error:
             raise self._failed(error) from error
         self.fault = None
         return result
@@ -273,6 +296,7 @@ class Journal:
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._db is None:
             raise sqlite3.ProgrammingError("the state store is closed")
+        self._require_file()
         self._db.execute("BEGIN IMMEDIATE")
         try:
             result = work(self._db)

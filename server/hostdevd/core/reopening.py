@@ -44,6 +44,7 @@ class Reopening:
         """Open what is not open; see whether what could not be written can be now."""
         while True:
             await self._clock.sleep(RETRY_S)
+            await self._journal.look()
             if self._journal.fault is None:
                 continue
             try:

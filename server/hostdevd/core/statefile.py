@@ -85,6 +85,15 @@ def broken(path: Path, what: str) -> StateUnusable:
     return StateUnusable(StateFault(f"{path} is damaged: {what}", remedy))
 
 
+def replaced(path: Path) -> StateUnusable:
+    """The file that hostdevd has open is not at its place any more."""
+    remedy = (
+        f"put it back with {FILE}-wal and {FILE}-shm; or restart hostdevd to begin with what is there now (what it"
+        " knows of assignments and drivers is then forgotten)"
+    )
+    return StateUnusable(StateFault(f"{path} was removed or replaced while hostdevd used it", remedy))
+
+
 def fault_of(directory: Path, error: Exception) -> StateFault:
     """What an error of opening, reading or writing means for the operator."""
     if isinstance(error, StateUnusable):

@@ -41,7 +41,7 @@ def _device_row(device: assignment_pb2.AssignmentDevice) -> tuple[Cell, ...]:
         f"  {device.name}",
         lower(device, "role"),
         device.current_driver or "none",
-        device.original_driver or "none",
+        device.original_driver or "-",
         device.guest_address,
     )
 
