@@ -67,8 +67,10 @@ class Detaching:
         if not live:
             done = replace(done, devices=tuple(replace(device, awaited=False) for device in done.devices))
             done = done.without_condition(ConditionCode.GROUP_SPLIT)
+            # What no guest ever had nobody took: on a VFIO driver it is since its operator bound it there.
+            had = assignment.live or any(one.code is ConditionCode.DRIVER_NOT_RESTORED for one in done.conditions)
             done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
-            for condition in await self._effects.restoring.give_back(assignment):
+            for condition in await self._effects.restoring.give_back(assignment) if had else ():
                 done = done.with_condition(condition)
         if kept is not None:
             operation.error = detach_rejected(assignment, kept.device, kept.message)
