@@ -33,7 +33,11 @@ def paused(vm: str) -> Iterator[None]:
 
 MUTE = """<domain type='qemu'><name>mute</name><memory unit='MiB'>64</memory>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
-<devices><controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/></devices>
+<devices>
+<controller type='pci' index='0' model='pcie-root'/>
+<controller type='pci' index='1' model='pcie-root-port'/>
+<controller type='pci' index='2' model='pcie-root-port'/>
+</devices>
 </domain>"""
 """A guest without a system: its firmware answers nothing, and boots in no time."""
 

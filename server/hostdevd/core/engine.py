@@ -151,7 +151,8 @@ class Engine:
     async def _repeat(self, request: AttachRequest, request_id: str, caller: str, until: float) -> Outcome:
         record = self._requests.repeated(request_id, caller, fingerprint(request))
         operation = self._operations.get(record.assignment)
-        if operation is not None:
+        # What else is done with the assignment by now, its detach say, is none of this request's.
+        if operation is not None and operation.intent.pending_request == request_id:
             operation.nudge.push()
             return await self._await(operation, until)
         if record.failure is not None:

@@ -109,6 +109,8 @@ class Following:
 
     async def _attach(self, operation: Operation, planned: AttachPlan, intent: Assignment, uid: str) -> None:
         key, times = (intent.name, uid), self._times
+        # Until it is known how it ends: a fault of ours is not met without end.
+        self._tried[key] = _Tried(_address(planned), times, "a fault of hostdevd's, see its log")
         await self._attaching.run(operation, planned, intent, None)
         self._tried.pop(key, None)
         if operation.error is not None:

@@ -155,21 +155,22 @@ class Operations:
 
     async def save(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
         """Write a state that is true already: when the disk refuses, `save_again` goes on trying."""
+        if record is None and assignment.name in self._unwritten:
+            record = self._unwritten[assignment.name][1]
         try:
             await self._journal.save(assignment, request=record)
         except HostdevError as error:
             log.warning("a state could not be written", assignment=assignment.name, error=error.message)
-            if record is None and assignment.name in self._unwritten:
-                record = self._unwritten[assignment.name][1]
             self._unwritten[assignment.name] = assignment, record
         else:
             self._unwritten.pop(assignment.name, None)
 
     async def save_again(self) -> None:
         """Write what could not be written."""
-        for name, (assignment, record) in tuple(self._unwritten.items()):
-            if name not in self._running:
-                await self.save(assignment, record)
+        for name in tuple(self._unwritten):
+            # While another one was written it may have got a newer state, or be forgotten.
+            if name in self._unwritten and name not in self._running:
+                await self.save(*self._unwritten[name])
 
     def forget(self, assignment: str) -> None:
         """Its record is gone: nothing is left to write."""

@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 TEND_S = 10.0
 """Between two tries of what failed in the background."""
+FAULT_S = 5.0
+"""Before the next comparison after one that failed in an unexpected way."""
 PURGE_S = 86_400.0
 KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
@@ -85,12 +87,16 @@ class Upkeep:
         self.recover_all()
         while True:
             self._operations.ended.clear()
+            faults = 0
             for name in tuple(self._store.assignments):
                 try:
                     await self._compare(name)
                     self._act(name)
                 except Exception:
                     log.exception("an assignment could not be compared", assignment=name)
+                    faults += 1
+            if faults:  # what failed has ended, which alone would begin the next round at once
+                await self._clock.sleep(FAULT_S)
             await self._operations.ended.wait()
 
     async def tend(self) -> None:

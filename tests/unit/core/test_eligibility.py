@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostdevd.core.eligibility import Surroundings
+from hostdevd.core.eligibility import Surroundings, reasons
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.groups import AffectedRole, MemberRole, affected, group_uid, member_role
 from hostdevd.core.model import HostUse, HostUseKind, NodeDevice
@@ -59,6 +59,14 @@ def test_a_class_that_the_profile_refuses() -> None:
 def test_without_an_iommu_group() -> None:
     assert codes(pci("01:00.0", group=None)) == ["NO_IOMMU"]
     assert codes(usb("stick", 3)) == []
+
+
+def test_the_remedy_for_no_group_is_the_firmware_only_where_no_device_has_one() -> None:
+    alone = pci("01:00.0", group=None)
+    (reason,) = reasons(Surroundings(DeviceGraph([alone])), alone)
+    assert "firmware" in reason.remedy
+    (reason,) = reasons(Surroundings(DeviceGraph([alone, pci("02:00.0")])), alone)
+    assert "assign another device" in reason.remedy
 
 
 def test_a_pf_with_vfs_and_the_parent_of_mdevs() -> None:

@@ -129,3 +129,30 @@ async def test_steps_tell_which_unplug_requests_were_sent(tmp_path: Path) -> Non
     await journal.begin_step("one", "DETACH_CONFIG", "d", 23.0)
     assert await journal.unplugs("one", 15.0) == {"b": 20.0, "c": 22.0}
     await journal.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved away with its directory"])
+async def test_a_file_that_is_taken_away_is_told_and_nothing_is_written_beside_it(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    journal = Journal(directory)
+    await journal.open()
+    file = directory / "state.sqlite"
+    if how == "removed":
+        file.unlink()
+    elif how == "replaced":
+        file.rename(directory / "old")
+        file.write_bytes((directory / "old").read_bytes())
+    else:
+        directory.rename(tmp_path / "away")
+    await journal.look()
+    assert journal.fault is not None
+    assert "removed or replaced" in journal.fault.why
+    with pytest.raises(HostdevError) as refused:
+        await journal.save_identities([Identity("dev-0", ("key",))])
+    assert refused.value.reason == "STATE_STORE_UNAVAILABLE"
+    if how == "moved away with its directory":
+        (tmp_path / "away").rename(directory)
+        await journal.save_identities([Identity("dev-0", ("key",))])
+        assert journal.fault is None
+    await journal.close()

@@ -91,6 +91,14 @@ def test_another_stick_of_the_same_product_is_not_the_assigned_one(host: Guarded
     assert host.start(domain(usb())).passes()
 
 
+def test_a_serial_may_have_the_sign_between_a_keys_parts(host: GuardedHost) -> None:
+    host.guard({ALIAS: ["usb|1234:0001|A|B|08|0000:00/6.0|2", "usb-serial|1234:0001|A|B"]})
+    host.stick(serial="A|B")
+    assert host.start(domain(usb())).passes()
+    host.guard({ALIAS: ["usb|1234:0001|A|C|08|0000:00/6.0|2", "usb-serial|1234:0001|A|C"]})
+    assert host.start(domain(usb())).refuses("is not the one that was assigned")
+
+
 def test_a_mediated_device_is_what_its_uuid_says(host: GuardedHost) -> None:
     host.guard({ALIAS: "mdev|4b20d080-1b54-4048-85b3-a6a62d165c01"})
     assert host.start(domain(mdev())).passes()
