@@ -36,7 +36,7 @@ MUTE = """<domain type='qemu'><name>mute</name><memory unit='MiB'>64</memory>
 <devices>
 <controller type='pci' index='0' model='pcie-root'/>
 <controller type='pci' index='1' model='pcie-root-port'/>
-<controller type='pci' index='2' model='pcie-root-port'/>
+<controller type='usb' model='none'/><memballoon model='none'/>
 </devices>
 </domain>"""
 """A guest without a system: its firmware answers nothing, and boots in no time."""
