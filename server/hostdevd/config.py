@@ -59,7 +59,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Pat
     for option, (key, variable) in _KEYS.items():
         if arguments.get(option) is not None:
             values[option] = _convert(option, arguments[option], f"--{option.replace('_', '-')}")
-        elif environment.get(variable):  # an empty one is as none
+        elif variable in environment and (environment[variable] or option != "simulate"):
             values[option] = _from_text(option, environment[variable], variable)
         elif key in from_file:
             values[option] = _convert(option, from_file[key], f"{file}: {key}")

@@ -24,8 +24,10 @@ def test_the_file_may_say_true(tmp_path: Path, text: str, simulate: str | None) 
     assert load({}, {}, file).simulate == simulate
 
 
-def test_an_empty_variable_is_as_none() -> None:
-    assert load({}, {"HOSTDEVD_CONNECT": "", "HOSTDEVD_LISTEN": ""}, None) == load({}, {}, None)
+@pytest.mark.parametrize("variable", ["HOSTDEVD_LISTEN", "HOSTDEVD_ELIGIBILITY_POLICY"])
+def test_an_empty_variable_opens_nothing_by_mistake(variable: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        load({}, {variable: ""}, None)
 
 
 def test_an_argument_goes_before_a_variable_and_that_before_the_file(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_resume_token_of_any_length_is_a_bad_token() -> None:
     assert refusal.value.reason == "INVALID_RESUME_TOKEN"
 
 
-@pytest.mark.parametrize("text", [","])
+@pytest.mark.parametrize("text", ["", ","])
 def test_nowhere_to_listen_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="HOSTDEVD_LISTEN"):
         load({}, {"HOSTDEVD_LISTEN": text}, None)
