@@ -57,7 +57,7 @@ virsh start guarded 2>&1 && echo STARTED WITH ANOTHER
 .venv/bin/hostdevd serve &
 server=$!
 bus="bus='0x$(echo "$now" | cut -d: -f2)'"
-for try in $(seq 60); do virsh dumpxml --inactive guarded | grep -q "$bus" && break; sleep 1; done
+for try in $(seq 60); do virsh dumpxml --inactive guarded | grep -A1 "<source>" | grep -q "$bus" && break; sleep 1; done
 virsh start guarded
 echo "driver $(basename "$(readlink "/sys/bus/pci/devices/$now/driver")")"
 .venv/bin/hostdevctl holders --vm guarded
