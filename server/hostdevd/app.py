@@ -164,8 +164,7 @@ class _Saver:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancelled((self._task,))
         try:
             if self._journal.is_open:
                 await self._save()
@@ -257,9 +256,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             await until()
             log.info("shutting down")
         finally:
-            for follower in followers:
-                follower.cancel()
-            await asyncio.gather(*followers, return_exceptions=True)
+            await cancelled(followers)
             core.engine.stop_accepting()
             await health.shutdown()
             await hub.drain(DRAIN_S)

@@ -22,6 +22,7 @@ import structlog
 from hostdevd.core.guard import guard_document
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
+from hostdevd.core.upkeep import cancelled
 
 log = structlog.get_logger()
 
@@ -82,8 +83,7 @@ class GuardFile:
         """Write what is left to write, and let the file stand."""
         if self._task is not None:
             self._store.on_commit.remove(self._changed)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancelled((self._task,))
             if self._sync.first_sync:
                 await self._keep()
         self._thread.shutdown()

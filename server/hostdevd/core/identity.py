@@ -229,19 +229,18 @@ class Identities:
 
     def resolve(self, graph: DeviceGraph, names: Iterable[str], facts_of: FactsOf) -> None:
         """Give each of these present devices its uid: strongest keys first, over all of them."""
+        names = tuple(names)
         todo = {}
         for name in names:
             node = graph.nodes[name]
             if name in self._uid_of and self._seen.get(name) == node.facts and _is_passing(graph, node, facts_of):
                 continue  # it keeps its uid until libvirt says more
-            self._seen[name] = node.facts
             keys = identity_keys(graph, node, facts_of)
             if self._keys_of.get(name) != keys:
                 todo[name] = keys
         before = {name: self._uid_of.get(name) for name in todo}
-        seen = {name: self._seen[name] for name in todo}
         self.forget(todo)
-        self._seen |= seen
+        self._seen.update((name, graph.nodes[name].facts) for name in names)
         self._claim_equals(todo)
         for level in range(max(map(len, todo.values()), default=0)):
             for name, keys in list(todo.items()):
