@@ -131,11 +131,8 @@ class _Start:
         if not token:
             return
         position = read_token(token)
-        if position.epoch != store.epoch:
-            self.reset = "NEW_EPOCH"
-        elif position.revision > store.revision:
-            self.reset = "TOKEN_AHEAD"
-        else:
+        self.reset = store.lives.lost(position, store.revision)
+        if position.epoch == store.epoch:
             self.revision = position.revision
 
 
@@ -154,11 +151,11 @@ class _Stream(Generic[T]):
         self._context = context
         self._interval_s = interval_s
         self._position = 0
-        self._epoch = hub.store.epoch
+        self._lives = hub.store.lives
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
-        if start.revision is not None and start.revision < self._kind.history().oldest:
+        if start.revision is not None and not self._kind.history().can_continue(start.revision):
             start.reset = "TOKEN_TOO_OLD"
         if start.reset is not None:
             await self._reset(start.reset)
@@ -180,7 +177,7 @@ class _Stream(Generic[T]):
             if self._hub.draining:
                 await self._bookmark()
                 raise _shutting_down()
-            if self._epoch != self._hub.store.epoch:  # the state store could be read at last
+            if self._lives is not self._hub.store.lives:  # the state store could be read at last
                 await self._reset("NEW_EPOCH")
             now = loop.time()
             pending = self._hub.store.revision > self._position
@@ -199,7 +196,7 @@ class _Stream(Generic[T]):
     async def _changes(self) -> bool:
         """Send what lies behind the client's position; False when none of it is for this filter."""
         history = self._kind.history()
-        if self._position < history.oldest:
+        if not history.can_continue(self._position):
             await self._reset("HISTORY_LOST")
             return True
         batches: list[Batch[T]] = history.since(self._position)
@@ -221,7 +218,7 @@ class _Stream(Generic[T]):
 
     async def _reset(self, reason: str) -> None:
         value = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}")
-        self._epoch = self._hub.store.epoch
+        self._lives = self._hub.store.lives
         revision = self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
@@ -234,7 +231,7 @@ class _Stream(Generic[T]):
         return service_pb2.Bookmark(synced_time=timestamp(synced) if synced is not None else None)
 
     def _response(self, revision: int, *, exact: bool, **event: Any) -> Any:
-        token = make_token(self._epoch, revision) if exact else ""
+        token = make_token(self._lives.at(revision)) if exact else ""
         return self._kind.response(revision=revision, resume_token=token, **event)
 
     async def _write(self, message: Any) -> None:

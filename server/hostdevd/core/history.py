@@ -47,13 +47,22 @@ class Batch(Generic[T]):
 class History(Generic[T]):
     """Batches of one kind of item (holders, devices, assignments) in the order of their revisions."""
 
-    def __init__(self, start: int, *, keep_changes: int = 4096, keep_s: float = 900.0) -> None:
-        self._batches: deque[Batch[T]] = deque()
-        self._count = 0
+    def __init__(
+        self, start: int, batches: Iterable[Batch[T]] = (), *, keep_changes: int = 4096, keep_s: float = 900.0
+    ) -> None:
+        self._batches: deque[Batch[T]] = deque(batches)
+        self._count = sum(len(batch.changes) for batch in self._batches)
         self._keep_changes = keep_changes
         self._keep_s = keep_s
         self.oldest = start
-        """Positions from here on can be continued exactly."""
+        """The first position that everything since is known of."""
+
+    def can_continue(self, revision: int) -> bool:
+        """Whether everything since a position is known, so that it can be gone on from exactly.
+
+        The position is one of what led to here: see `Lives.lost`.
+        """
+        return revision >= self.oldest
 
     def append(self, batch: Batch[T], now: datetime) -> None:
         """Add a batch, and forget what is both old and beyond the number to keep."""
@@ -69,7 +78,7 @@ class History(Generic[T]):
             self.oldest = first.revision
 
     def since(self, revision: int) -> list[Batch[T]]:
-        """The batches after a position that is not before `oldest`."""
+        """The batches after a position that `can_continue`."""
         found: list[Batch[T]] = []
         for batch in reversed(self._batches):
             if batch.revision <= revision:
