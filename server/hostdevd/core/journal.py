@@ -24,7 +24,7 @@ from hostdevd.core.identity import Identity
 from hostdevd.core.past import Lives, Past, Written
 from hostdevd.core.past_file import begin_life, read_lives, read_past, write_past
 from hostdevd.core.records import assignment_from_json, failure_from_json, to_json
-from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file, replaced
+from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file, replaced, transaction
 
 T = TypeVar("T")
 
@@ -237,12 +237,11 @@ class Journal:
         self._claim()
         db = open_file(self._directory)
         try:
-            db.execute("BEGIN IMMEDIATE")
-            loaded = self._read(db, _new_life())
             # The first write: on a full disk, or a read-only one, it ends here.
-            reserved = loaded.revision + REVISION_BLOCK
-            _set_meta(db, "revision", str(reserved))
-            db.execute("COMMIT")
+            with transaction(db):
+                loaded = self._read(db, _new_life())
+                reserved = loaded.revision + REVISION_BLOCK
+                _set_meta(db, "revision", str(reserved))
             self._file = self._present()
         except BaseException:
             db.close()
@@ -309,15 +308,8 @@ class Journal:
         if self._db is None:
             raise sqlite3.ProgrammingError("the state store is closed")
         self._require_file()
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            result = work(self._db)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        return result
+        with transaction(self._db):
+            return work(self._db)
 
     async def _run(self, work: Callable[[], T]) -> T:
         # Shielded: a write that began ends, whatever becomes of who asked for it.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -88,6 +90,19 @@ def open_file(directory: Path) -> sqlite3.Connection:
     return db
 
 
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. To close the connection is not enough: what was not read to its end keeps the file locked."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 def broken(path: Path, what: str) -> StateUnusable:
     """The file is there and is not, or not any more, what hostdevd wrote."""
     remedy = (
@@ -160,9 +175,8 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found == version:
         return
-    db.execute("BEGIN IMMEDIATE")
-    for schema in _SCHEMAS[found:version]:
-        for statement in schema.split(";"):  # `executescript` would end the transaction
-            db.execute(statement)
-    db.execute(f"PRAGMA user_version = {version}")
-    db.execute("COMMIT")
+    with transaction(db):
+        for schema in _SCHEMAS[found:version]:
+            for statement in schema.split(";"):  # `executescript` would end the transaction
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {version}")
