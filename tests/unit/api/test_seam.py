@@ -81,18 +81,18 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
     hub = Hub(store, sync)
     kind: Any = watching.Kind(
         history=lambda: None,  # type: ignore[arg-type,return-value]
-        current=lambda: range(64),
         response=lambda **event: bytes(event.get("snapshot") or b""),
         snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
         batch=list,
         item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
         change=None,  # type: ignore[arg-type]
     )
+    feed: Any = SimpleNamespace(snapshot=lambda: range(64))
     handlers: set[asyncio.Task[Any] | None] = set()
 
     async def stream(request: Any, context: Any) -> None:
         handlers.add(asyncio.current_task())
-        await watching.watch(hub, kind, lambda _: True, request, context)
+        await watching.watch(hub, kind, feed, request, context)
 
     decode = service_pb2.WatchDevicesRequest.FromString
     handler: Any = grpc.unary_stream_rpc_method_handler(stream, request_deserializer=decode)
