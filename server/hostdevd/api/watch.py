@@ -220,7 +220,7 @@ class _Stream(Generic[T]):
         return bool(deltas)
 
     async def _snapshot(self) -> None:
-        revision = self._hub.store.revision
+        revision, self._epoch = self._hub.store.revision, self._hub.store.epoch
         self._position, self._synced_time, self._replay = revision, self._hub.sync.synced_time, False
         items, sent = self._feed.snapshot(), False
         async for part, _ in _parts(map(self._kind.item, items)):
@@ -231,9 +231,7 @@ class _Stream(Generic[T]):
         await self._bookmark()
 
     async def _reset(self, reason: str) -> None:
-        value = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}")
-        self._epoch = self._hub.store.epoch
-        revision = self._hub.store.revision
+        value, revision = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}"), self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
 
