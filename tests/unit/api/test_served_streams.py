@@ -118,7 +118,7 @@ async def test_a_drained_watcher_gets_what_is_left_a_bookmark_and_the_reason(tmp
 
 
 async def test_the_server_finds_a_dead_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500}
+    quick = dict.fromkeys(("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"), 1000)
     assert quick.keys() <= dict(serving.OPTIONS).keys()
     monkeypatch.setattr(serving, "OPTIONS", tuple({**dict(serving.OPTIONS), **quick}.items()))
     async with machine(tmp_path) as m:
