@@ -23,7 +23,7 @@ from hostdevd.core.addresses import DeviceSource, PciAddress
 from hostdevd.core.assignments import Assignment, AssignmentState
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import endpoints
-from hostdevd.core.history import ChangeSource, merge
+from hostdevd.core.history import ChangeSource, Span, merge
 from hostdevd.core.identity import Identities
 from hostdevd.core.model import ConditionCode, Holder, HolderRole, NodeDevice, PciFacts, VmState
 from hostdevd.core.past import Lives, Lost, Position
@@ -359,7 +359,10 @@ class Scene:
         if at is None or self._is_lost(at):
             self._watching = dict(store.holders)
         else:
-            for delta in merge(store.holder_history.since(at.revision), lambda _: True):
+            history, span = store.holder_history, Span(at.revision, store.revision)
+            for delta in merge(history.lines(span.after), span, lambda _: True, lambda holder: holder.key):
+                if delta is None:
+                    continue
                 if delta.removed:
                     assert self._watching.pop(delta.item.key, None) is not None, delta
                 else:

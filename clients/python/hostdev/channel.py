@@ -19,6 +19,7 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     # hostdevd allows a ping every 5 seconds, also while a call waits for a guest without a word.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # a minute otherwise, whatever the line above says
     ("grpc.http2.max_pings_without_data", 0),
     # A server that restarts is back within seconds: gRPC would wait for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hostdev.v1 import device_pb2
 from hostdevd.api.requests import text, texts
@@ -23,6 +23,24 @@ def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool 
     """The filter as a predicate. `strict`: unknown devices in it are an error; else they match nothing yet."""
     tests = [*_value_tests(given), *_relation_tests(store, given, strict=strict)]
     return lambda view: all(test(view) for test in tests)
+
+
+def value_filter(given: device_pb2.DeviceFilter) -> Matches:
+    """What of the filter looks at nothing but the device itself."""
+    tests = tuple(_value_tests(given))
+    return lambda view: all(test(view) for test in tests)
+
+
+def related_names(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], frozenset[str]] | None:
+    """The rest of it: names of the devices that are now what it asks for to others; None when it asks for nothing."""
+    relations: list[Callable[[], Iterable[str]]] = []
+    if given.parent:
+        parent = text("filter.parent", given.parent)
+        relations.append(lambda: _children(store, parent))
+    if given.affected_by:
+        device = text("filter.affected_by", given.affected_by)
+        relations.append(lambda: _affected(store, device))
+    return (lambda: frozenset.intersection(*(frozenset(names()) for names in relations))) if relations else None
 
 
 def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
@@ -73,6 +91,16 @@ def _relation(store: Store, name: str, related: Callable[[Store, str, DeviceView
 def _is_child(store: Store, parent: str, view: DeviceView) -> bool:
     found = store.device(parent)
     return found is not None and view.node.parent == found.name
+
+
+def _children(store: Store, parent: str) -> Iterable[str]:
+    found = store.device(parent)
+    return store.graph.children(found.name) if found is not None else ()
+
+
+def _affected(store: Store, device: str) -> Iterable[str]:
+    found = store.device(device)
+    return (item.name for item in affected(store.graph, found.node)) if found is not None else ()
 
 
 def _is_affected(store: Store, device: str, view: DeviceView) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hostdevd.app import Ports, run_core
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.history import ChangeSource, Delta, merge
+from hostdevd.core.history import ChangeSource, Delta, Span, merge
 from hostdevd.core.model import Holder, HostUses, PciFacts
 from hostdevd.core.past import Lost, Position
 from hostdevd.core.ports import HostdevSpec, Target
@@ -27,7 +27,9 @@ def told_since(store: Store, at: Position) -> list[Delta[Holder]]:
     """What a watch that resumes is told; it must be able to."""
     assert store.lives.lost(at, store.revision) is None
     assert store.holder_history.can_continue(at.revision)
-    return merge(store.holder_history.since(at.revision), lambda _: True)
+    span = Span(at.revision, store.revision)
+    lines = store.holder_history.lines(span.after)
+    return [delta for delta in merge(lines, span, lambda _: True, lambda holder: holder.key) if delta is not None]
 
 
 def by_hand(on: Machine, role: str) -> None:
