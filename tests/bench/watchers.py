@@ -217,7 +217,8 @@ async def stalled(size: Size) -> dict[str, Any]:
                 client.reading.clear()
             begun = time.monotonic()
             changed = await server.order("change", count=size.flood)
-            await asyncio.sleep(max(size.stall_s - (time.monotonic() - begun), 0.0))
+            if stalls:
+                await asyncio.sleep(max(size.stall_s - (time.monotonic() - begun), 0.0))
             grown[stalls] = (await server.order("look"))["rss_kib"] - before
             if not stalls:
                 continue
@@ -240,7 +241,8 @@ async def stalled(size: Size) -> dict[str, Any]:
 async def delay(size: Size) -> dict[str, Any]:
     """S7: from a plain callback in the server to the messages of all watchers."""
     async with running() as (server, channels), watching(channels, size.listeners) as clients:
-        await server.order("events", count=5, gap_s=0.15)
+        warm = await server.order("events", count=5, gap_s=0.15)
+        await caught_up(clients, warm["revision"])
         for client in clients:
             client.batches.clear()
         told = await server.order("events", count=size.events, gap_s=0.15)
