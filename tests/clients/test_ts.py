@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from clients.simulated import ROOT, Simulated
 
 CLIENT = ROOT / "clients" / "typescript"
 VECTORS = sorted((ROOT / "clients" / "vectors").glob("*.json"))
-BIN = Path(shutil.which("node", path=f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}") or "node").parent
+BIN = Path(sys.executable).parent
+"""Where the lock put node and npm, and hostdevd."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -23,7 +25,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "HOSTDEVD": str(ROOT / ".venv" / "bin" / "hostdevd"),
+        "HOSTDEVD": str(BIN / "hostdevd"),
     }
     return subprocess.run(
         [str(part) for part in command],

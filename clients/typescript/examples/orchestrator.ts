@@ -15,7 +15,7 @@ async function orchestrate(client: HostdevClient, vm: string): Promise<void> {
   const { device, affected } = await firstNetworkCard(client);
   if (!device) throw new Error("no network card is free");
   const className = device.detail.case === "pci" ? device.detail.value.className : undefined;
-  console.log(`device ${device.name} (${className ?? "-"})`);
+  console.log(`device ${device.name} (${className ?? ""})`);
   const losses = affected.map(({ name, role }) => `${name} ${AffectedDeviceRole[role]}`).sort();
   console.log(losses.length > 0 ? `affected ${losses.length}: ${losses.join(", ")}` : "affected 0");
 
@@ -57,7 +57,7 @@ async function firstNetworkCard(
 }
 
 function describe({ name, role, currentDriver, originalDriver }: Assignment["devices"][number]): string {
-  return `${name} ${HolderRole[role]} ${currentDriver ?? "-"}<-${originalDriver ?? "-"}`;
+  return `${name} ${HolderRole[role]} ${currentDriver ?? ""}<-${originalDriver ?? ""}`;
 }
 
 interface Seen {
