@@ -1,7 +1,9 @@
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { HostdevError } from "../src/errors.js";
+import { RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { follow, type WatchKind, type WatchOptions } from "../src/watch.js";
 
 interface Told {
@@ -188,6 +190,14 @@ test("pauses double, are jittered, and start over when a stream answers", async 
     onInterrupted: (_, ms) => high.push(ms),
   });
   assert.deepEqual(high, [250, 500]);
+});
+
+test("a server that asks for a longer pause gets it", async () => {
+  const retry = { desc: RetryInfoSchema, value: { retryDelay: durationFromMs(2_000) } };
+  const asks = new ConnectError("shutting down", Code.Unavailable, undefined, [retry]);
+  const pauses: number[] = [];
+  await all(new ScriptedWatch([told("bookmark", "t"), asks]), { onInterrupted: (_, ms) => pauses.push(ms) });
+  assert.deepEqual(pauses, [2_000]);
 });
 
 test("an abort ends the watch, also while it pauses", async () => {
