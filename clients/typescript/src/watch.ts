@@ -141,6 +141,8 @@ class GuardedStream<M> {
 
   end(): void {
     this.#abort.abort();
+    // The stream closes its connection when it is told that nobody asks for more; how it ends matters to nobody then.
+    this.#messages.return?.().catch(() => {});
   }
 
   #unavailable(message: string): HostdevError {

@@ -22,6 +22,7 @@ class ScriptedWatch implements WatchKind<Told> {
   readonly method = "WatchNothing";
   readonly opened: { token: string; changesOnly: boolean }[] = [];
   readonly signals: AbortSignal[] = [];
+  closed = 0;
   readonly #scripts: Script[];
 
   constructor(...scripts: Script[]) {
@@ -31,7 +32,18 @@ class ScriptedWatch implements WatchKind<Told> {
   async *open(token: string, changesOnly: boolean, signal: AbortSignal): AsyncGenerator<Told> {
     this.opened.push({ token, changesOnly });
     this.signals.push(signal);
-    for (const step of this.#scripts[this.opened.length - 1] ?? [new ConnectError("no more", Code.Unimplemented)]) {
+    try {
+      yield* this.#play(
+        this.#scripts[this.opened.length - 1] ?? [new ConnectError("no more", Code.Unimplemented)],
+        signal,
+      );
+    } finally {
+      this.closed += 1;
+    }
+  }
+
+  async *#play(script: Script, signal: AbortSignal): AsyncGenerator<Told> {
+    for (const step of script) {
       if (step instanceof ConnectError) throw step;
       if (step === "silence")
         await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
@@ -220,7 +232,8 @@ test("an abort ends the watch, also while it pauses", async () => {
 test("a caller that stops iterating ends the stream", async () => {
   const watch = new ScriptedWatch([told("bookmark", "t1"), "silence"]);
   for await (const _ of follow(watch, atOnce)) break;
-  assert.equal(watch.signals[0]?.aborted, true);
+  await new Promise(setImmediate);
+  assert.deepEqual([watch.signals[0]?.aborted, watch.closed], [true, 1]);
 });
 
 test("an error of the caller is the caller's: the watch does not go on behind it", async () => {
