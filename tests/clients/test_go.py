@@ -42,7 +42,7 @@ def said(*command: str | Path) -> str:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the example and the runner of the vectors, built."""
     directory = tmp_path_factory.mktemp("go")
-    said(GO, "build", "-o", f"{directory}/", "./examples/orchestrator", "./vectors")
+    said(GO, "build", "-buildvcs=false", "-o", f"{directory}/", "./examples/orchestrator", "./vectors")
     return directory
 
 
