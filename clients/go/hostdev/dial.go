@@ -47,10 +47,10 @@ const serviceConfig = `{"methodConfig": [{
 		{"service": "hostdev.v1.HostDeviceService", "method": "ListHolders"}
 	],
 	"retryPolicy": {
-		"maxAttempts": 4,
-		"initialBackoff": "0.2s",
-		"maxBackoff": "2s",
-		"backoffMultiplier": 2,
+		"maxAttempts": 3,
+		"initialBackoff": "0.1s",
+		"maxBackoff": "1s",
+		"backoffMultiplier": 4,
 		"retryableStatusCodes": ["UNAVAILABLE"]
 	}
 }]}`

@@ -17,7 +17,7 @@ import (
 
 func failure(t *testing.T, answer error) *Error {
 	t.Helper()
-	client := serve(t, &fake{getHost: []error{answer, answer, answer, answer}})
+	client := serve(t, &fake{getHost: []error{answer, answer, answer}})
 	_, err := client.Service.GetHost(t.Context(), &pb.GetHostRequest{})
 	var failed *Error
 	if !errors.As(fmt.Errorf("wrapped: %w", err), &failed) {

@@ -94,10 +94,9 @@ func orchestrate(ctx context.Context, address, vm string) error {
 		return fmt.Sprintf("%s %s %s<-%s", device.GetName(), role, device.GetCurrentDriver(), device.GetOriginalDriver())
 	}), ", "))
 
-	position, err := follow(ctx, client, vm, before.ResumeToken, names, func(change *pb.HolderChange) bool {
-		return change.GetKind() == pb.ChangeKind_CHANGE_KIND_UPSERT && change.GetHolder().GetLive()
-	})
-	if err != nil {
+	// One watch after the other, the second where the first ended.
+	holding := &holding{client: client, vm: vm, token: before.ResumeToken, live: map[string]bool{}}
+	if err := holding.follow(ctx, func() bool { return every(names, holding.has) }); err != nil {
 		return err
 	}
 	fmt.Println("seen: " + strings.Join(each(names, func(name string) string { return "UPSERT " + name + " live" }), ", "))
@@ -109,9 +108,7 @@ func orchestrate(ctx context.Context, address, vm string) error {
 	state := detached.GetAssignment().GetState()
 	fmt.Println("detached: " + strings.TrimPrefix(state.String(), "ASSIGNMENT_STATE_"))
 
-	if _, err = follow(ctx, client, vm, position, names, func(change *pb.HolderChange) bool {
-		return change.GetKind() == pb.ChangeKind_CHANGE_KIND_REMOVE
-	}); err != nil {
+	if err := holding.follow(ctx, func() bool { return !slices.ContainsFunc(names, holding.has) }); err != nil {
 		return err
 	}
 	fmt.Println("gone: " + strings.Join(each(names, func(name string) string { return "REMOVE " + name }), ", "))
@@ -133,31 +130,42 @@ func find(ctx context.Context, client *hostdev.Client) (*pb.EligibleDevice, erro
 	return nil, errors.New("no network device can be had")
 }
 
-// follow watches the VM's holders from a token on until, for every device, the last change is as wanted; the token
-// after that.
-func follow(
-	ctx context.Context, client *hostdev.Client, vm, token string, devices []string, wanted func(*pb.HolderChange) bool,
-) (string, error) {
-	done := map[string]bool{}
-	request := &pb.WatchHoldersRequest{Vms: []string{vm}, ResumeToken: token}
-	for message, err := range client.WatchHolders(ctx, request) {
+// holding is what a VM has live, as of a position in the host's history.
+type holding struct {
+	client *hostdev.Client
+	vm     string
+	token  string
+	live   map[string]bool
+}
+
+func (h *holding) has(device string) bool { return h.live[device] }
+
+// follow watches until what the VM has is as wanted.
+func (h *holding) follow(ctx context.Context, wanted func() bool) error {
+	request := &pb.WatchHoldersRequest{Vms: []string{h.vm}, ResumeToken: h.token}
+	for message, err := range h.client.WatchHolders(ctx, request) {
 		if err != nil {
-			return "", err
+			return err
 		}
-		if next := message.GetResumeToken(); next != "" {
-			token = next
+		if message.GetReset_() != nil {
+			clear(h.live) // a snapshot follows
 		}
-		if message.GetReset_() != nil || message.GetSnapshot() != nil {
-			return "", errors.New("the history that this follows is lost")
+		for _, holder := range message.GetSnapshot().GetHolders() {
+			h.live[holder.GetDevice()] = holder.GetLive()
 		}
 		for _, change := range message.GetChangeBatch().GetChanges() {
-			done[change.GetHolder().GetDevice()] = wanted(change)
+			holder := change.GetHolder()
+			h.live[holder.GetDevice()] = change.GetKind() == pb.ChangeKind_CHANGE_KIND_UPSERT && holder.GetLive()
 		}
-		if !slices.ContainsFunc(devices, func(device string) bool { return !done[device] }) {
-			return token, nil
+		// Within a snapshot there is no token: what it has not told yet is not gone.
+		if message.GetResumeToken() != "" {
+			h.token = message.GetResumeToken()
+			if wanted() {
+				return nil
+			}
 		}
 	}
-	return "", errors.New("the watch ended")
+	return errors.New("the watch ended") // it does not, without an error
 }
 
 func affectedLine(affected []*pb.AffectedDevice) string {
@@ -168,6 +176,10 @@ func affectedLine(affected []*pb.AffectedDevice) string {
 		return device.GetName() + " " + strings.TrimPrefix(device.GetRole().String(), "AFFECTED_DEVICE_ROLE_")
 	})
 	return fmt.Sprintf("affected %d: %s", len(told), strings.Join(slices.Sorted(slices.Values(told)), ", "))
+}
+
+func every(items []string, holds func(string) bool) bool {
+	return !slices.ContainsFunc(items, func(item string) bool { return !holds(item) })
 }
 
 func each[From, To any](items []From, change func(From) To) []To {
