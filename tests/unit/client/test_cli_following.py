@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 
+import grpc
 import pytest
 
-from hostdev.v1 import assignment_pb2
+from hostdev.v1 import assignment_pb2, service_pb2
+from hostdev.v1.service_pb2 import WatchHoldersRequest
 from unit.client import fake_host
 from unit.client.fake_host import ASSIGNMENT, GPU, NIC, SOUND
 from unit.client.fake_server import FakeHostdevd
@@ -21,30 +26,44 @@ __all__ = ["environment"]  # the fixture
 
 
 def test_assignments_with_watch_tell_every_change(server: FakeHostdevd, environment: dict[str, str]) -> None:
-    def then_detached(*_: object) -> object:
+    looked_again = threading.Event()
+
+    def changing(
+        request: WatchHoldersRequest, context: grpc.ServicerContext
+    ) -> Iterator[service_pb2.WatchHoldersResponse]:
         server.assignments = [fake_host.assignment(assignment_pb2.ASSIGNMENT_STATE_DETACHED)]
         yield bookmark("t1")
+        looked_again.wait(20)
         server.assignments = []
-        yield bookmark("t2")
-        yield from silent()(*_)  # type: ignore[arg-type]
+        yield from silent(bookmark("t2"))(request, context)
 
-    server.watches = [then_detached]  # type: ignore[list-item]
+    server.watches = [changing]
     with subprocess.Popen(
         [*HOSTDEVCTL, "assignments", "--watch"], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        told = [process.stdout.readline().rstrip() for _ in range(3)]
-        process.send_signal(signal.SIGINT)
+        try:
+            assert process.stdout is not None
+            first, second = process.stdout.readline(), process.stdout.readline()
+            looked_again.set()
+            third = process.stdout.readline()
+        finally:
+            process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
-    assert told[0] == f"=  {ASSIGNMENT}  web  ATTACHED  live+config  {GPU} {SOUND}"
-    assert told[-1][0] == "-"
+    assert first.rstrip() == f"=  {ASSIGNMENT}  web  ATTACHED  live+config  {GPU} {SOUND}"
+    assert second.rstrip() == f"+  {ASSIGNMENT}  web  DETACHED  -  {GPU} {SOUND}"
+    assert third.rstrip() == f"-  {ASSIGNMENT}  web  DETACHED  -  {GPU} {SOUND}"
 
 
 @pytest.mark.parametrize(("command", "first"), [("eligible", GPU), ("groups", fake_host.GPU_GROUP)])
 def test_other_lists_with_watch_begin_with_what_is_there(environment: dict[str, str], command: str, first: str) -> None:
     # The fake refuses the watch of devices after its first message: the list has been told until then.
     ended = subprocess.run(
-        [*HOSTDEVCTL, "-o", "json", command, "--watch"], env=environment, capture_output=True, text=True, check=False
+        [*HOSTDEVCTL, "-o", "json", command, "--watch"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert told[0]["kind"] == "CHANGE_KIND_UPSERT"
@@ -81,12 +100,12 @@ def test_without_a_server_nothing_is_offered(environment: dict[str, str]) -> Non
 
 def test_a_narrow_terminal_gets_a_paragraph_for_each_row(environment: dict[str, str]) -> None:
     status, shown = on_a_terminal(["holders"], {**environment, "COLUMNS": "60", "NO_COLOR": "1"})
-    lines = [line.rstrip() for line in shown.splitlines()]
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
     assert (status, lines[0]) == (0, NIC)
     assert lines[1].startswith("    vm web  state running")
     assert all(len(line) <= 60 for line in lines)
     wide = on_a_terminal(["holders"], {**environment, "COLUMNS": "200", "NO_COLOR": "1"})[1]
-    assert wide.split()[:2] == ["DEVICE", "VM"]
+    assert re.sub(r"\x1b\[\d*m", "", wide).split()[:2] == ["DEVICE", "VM"]
 
 
 def test_the_start_imports_nothing_that_only_few_runs_need() -> None:

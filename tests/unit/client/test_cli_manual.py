@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -37,4 +38,4 @@ def test_roff_shows_it_without_a_warning(hostdevctl: Run, formatter: list[str]) 
         return
     shown = subprocess.run(formatter, input=page, capture_output=True, text=True, check=True)
     assert shown.stderr == ""
-    assert "EXIT STATUS" in shown.stdout
+    assert "EXIT STATUS" in re.sub(r".\x08", "", shown.stdout)  # bold is typed twice

@@ -56,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it is piped and searched, too
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Assign this host's devices to virtual machines, take them back, see who has them.",
-    epilog="Exit status: 0 done, 1 refused or failed, 2 usage, 3 unavailable.",
+    epilog="Exit status: 0 done (a detach may still be DETACHING), 1 refused or failed, 2 usage, 3 unavailable.",
 )
 
 

@@ -122,7 +122,7 @@ def _definitions(title: str, entries: tuple[tuple[str, str], ...]) -> Iterator[s
 
 def _escaped(text: str) -> str:
     """Text that roff takes as it is: no requests at the beginning of a line, hyphens as they are typed."""
-    joined = " ".join(text.split())
+    joined = " ".join(text.split()).replace("…", "...")
     escaped = joined.replace("\\", "\\e").replace("-", "\\-")
     escaped = "".join(one if one.isascii() else f"\\[u{ord(one):04X}]" for one in escaped)
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
