@@ -96,16 +96,14 @@ class Connection:
     options: tuple[tuple[str, str | int], ...]
 
     @classmethod
-    def to(
-        cls, address: str | None, tls: Tls | None, credentials: grpc.ChannelCredentials | None, timeout_s: float
-    ) -> Self:
+    def to(cls, address: str | None, tls: Tls | None, credentials: grpc.ChannelCredentials | None) -> Self:
         """Address and encryption as given, else from the environment. Credentials go before `tls`.
 
         Raises:
             ValueError: no address, or half a pair of certificate and key.
             OSError: a file of `tls` cannot be read.
         """
-        options = [*OPTIONS, ("grpc.service_config", service_config(timeout_s))]
+        options = [*OPTIONS, ("grpc.service_config", service_config())]
         if credentials is None and (tls := tls or Tls.from_environment()) is not None:
             credentials = tls.credentials()
             if tls.server_name:

@@ -85,9 +85,10 @@ class HostdevClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        connection = Connection.to(address, tls, credentials, timeout_s)
+        connection = Connection.to(address, tls, credentials)
         self.address = connection.address
         self.host = host
+        self.timeout_s = timeout_s
         self._requests = Requests(host)
         self._channel = connection.open()
         self.service = HostDeviceServiceStub(self._channel)
@@ -343,9 +344,9 @@ class HostdevClient:
         request: Request,
         timeout_s: float | None = None,
     ) -> Response:
-        """Make a call; without a time of its own it has that of the policy."""
+        """Make a call; without a deadline of its own it has the client's."""
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise HostdevApiError.from_rpc_error(error, method_of(request)) from error
 

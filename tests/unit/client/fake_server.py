@@ -86,6 +86,7 @@ class FakeHostdevd(HostDeviceServiceServicer, HostDeviceAdminServiceServicer):
             side_effects=[assignment_pb2.PlanSideEffect(message="The memory of web is pinned.")],
         )
         self.assignments = [fake_host.assignment()]
+        self.holders = [fake_host.holder()]
         self.attach_takes_s = 0.0
         self.attached = assignment_pb2.ASSIGNMENT_STATE_ATTACHED
         self.conditions: list[assignment_pb2.AssignmentCondition] = []
@@ -197,7 +198,7 @@ class FakeHostdevd(HostDeviceServiceServicer, HostDeviceAdminServiceServicer):
 
     def ListHolders(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._begin("ListHolders", request, context)
-        return service_pb2.ListHoldersResponse(holders=[fake_host.holder()], resume_token="at-7")  # noqa: S106
+        return service_pb2.ListHoldersResponse(holders=self.holders, resume_token="at-7")  # noqa: S106
 
     def WatchHolders(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._begin("WatchHolders", request, context)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
 
-from hostdev import HostdevApiError, HostdevClient, UnavailableError
+from hostdev import HostdevApiError, HostdevClient, Tls, UnavailableError
 from hostdev.channel import DEFAULT_ADDRESS, address_or_default
 from hostdev.v1 import device_pb2, service_pb2
 from unit.client import fake_host
@@ -36,13 +40,34 @@ def test_attach_makes_a_request_id_and_says_what_was_seen(server: FakeHostdevd, 
     assert checked.wait.ToMilliseconds() == 250
 
 
-def test_the_deadline_of_other_calls_is_not_that_of_a_detach(server: FakeHostdevd) -> None:
-    with HostdevClient(server.address, timeout_s=1e-6) as client:
+class Slow(FakeHostdevd):
+    def GetHost(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.add_callback(self.ended.set)
+        self.ended.wait(20)
+        return super().GetHost(request, context)
+
+    ended = threading.Event()
+
+
+def test_the_deadline_of_other_calls_is_not_that_of_a_detach(tmp_path: Path) -> None:
+    with Slow(tmp_path) as server, HostdevClient(server.address, timeout_s=0.05) as client:
         assert client.detach(assignment=fake_host.ASSIGNMENT, wait_s=0).assignment.name == fake_host.ASSIGNMENT
         with pytest.raises(UnavailableError) as raised:
             client.get_host()
+        assert server.asked(service_pb2.DetachRequest)[0].HasField("wait")
     assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert server.asked(service_pb2.DetachRequest)[0].HasField("wait")
+
+
+def test_half_a_pair_of_certificate_and_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="go together"):
+        Tls(certificate="client.pem")
+    assert Tls.from_environment() is None
+    monkeypatch.setenv("HOSTDEV_TLS_CERT", "client.pem")
+    with pytest.raises(ValueError, match="go together"):
+        HostdevClient("localhost:1")
+    monkeypatch.setenv("HOSTDEV_TLS_KEY", "/nonexistent/key.pem")
+    with pytest.raises(FileNotFoundError, match=r"key\.pem"):
+        HostdevClient("localhost:1")
 
 
 def test_every_call_carries_the_host_it_is_meant_for(server: FakeHostdevd) -> None:

@@ -5,8 +5,19 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from hostdev import FieldViolation, HostdevApiError, HostdevClient
-from hostdev.v1 import error_pb2
+from hostdev import (
+    AccessError,
+    ConflictError,
+    FieldViolation,
+    HostdevApiError,
+    HostdevClient,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+    ServerError,
+    UnavailableError,
+)
+from hostdev.v1 import error_pb2, service_pb2
 from unit.client.fake_server import HELD, FakeHostdevd, Refused, error_info
 
 
@@ -68,6 +79,34 @@ def test_details_that_cannot_be_read_leave_code_and_message(server: FakeHostdevd
     broken.status.details[0].value = b"\xff\xff"
     error = refused(server, client, broken)
     assert (error.code, error.message, error.reason) == (grpc.StatusCode.INTERNAL, "broken", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
+        (grpc.StatusCode.NOT_FOUND, NotFoundError),
+        (grpc.StatusCode.FAILED_PRECONDITION, PreconditionError),
+        (grpc.StatusCode.ABORTED, ConflictError),
+        (grpc.StatusCode.PERMISSION_DENIED, AccessError),
+        (grpc.StatusCode.INTERNAL, ServerError),
+    ],
+)
+def test_codes_have_kinds(
+    server: FakeHostdevd, client: HostdevClient, code: grpc.StatusCode, kind: type[HostdevApiError]
+) -> None:
+    assert type(refused(server, client, Refused(code, "no"))) is kind
+
+
+def test_reads_are_tried_again_while_nobody_answers_and_changes_are_not(
+    server: FakeHostdevd, client: HostdevClient
+) -> None:
+    server.refusals["Detach"] = Refused(grpc.StatusCode.UNAVAILABLE, "gone")
+    assert isinstance(refused(server, client, server.refusals["Detach"]), UnavailableError)
+    with pytest.raises(UnavailableError):
+        client.detach(assignment="x")
+    assert len(server.asked(service_pb2.GetHostRequest)) == 3
+    assert len(server.asked(service_pb2.DetachRequest)) == 1
 
 
 def test_nobody_at_the_address_is_unreachable() -> None:

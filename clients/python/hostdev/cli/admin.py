@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hostdev.cli import completing
 from hostdev.cli.choices import DeviceArgument
 from hostdev.cli.output import Output, line
 from hostdev.cli.session import session_of
@@ -29,14 +30,16 @@ def set_functions(
 ) -> None:
     """Set how many virtual functions a physical one has."""
     session = session_of(context)
-    function = session.client.set_virtual_functions(device, count)
+    function = session.client.set_virtual_functions(session.device(device), count)
     now = len(function.pci.virt_functions.addresses)
     session.printer.resource(function, function.name, f"{function.name} has {now} virtual functions")
 
 
 def create(
     context: typer.Context,
-    parent: Annotated[str, typer.Argument(metavar="PARENT", help="The device that makes it.")],
+    parent: Annotated[
+        str, typer.Argument(metavar="PARENT", help="The device that makes it.", autocompletion=completing.devices)
+    ],
     type_id: Annotated[str, typer.Argument(metavar="TYPE", help="One of the parent's types; see `device PARENT`.")],
     mdev_uuid: Annotated[
         str | None, typer.Option("--uuid", metavar="UUID", help="The UUID that it shall have.")
@@ -49,7 +52,11 @@ def create(
     """Make a mediated device."""
     session = session_of(context)
     device = session.client.create_mediated_device(
-        parent, type_id, mdev_uuid=mdev_uuid, attributes=dict(map(_pair, attributes or ())), persistent=persistent
+        session.device(parent),
+        type_id,
+        mdev_uuid=mdev_uuid,
+        attributes=dict(map(_pair, attributes or ())),
+        persistent=persistent,
     )
     session.printer.resource(device, device.name, f"made {device.name} ({device.mdev.uuid})")
 
@@ -57,6 +64,7 @@ def create(
 def delete(context: typer.Context, device: DeviceArgument) -> None:
     """Remove a mediated device."""
     session = session_of(context)
+    device = session.device(device)
     session.client.delete_mediated_device(device)
     match session.output:
         case Output.TABLE:

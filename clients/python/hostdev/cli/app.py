@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from hostdev.channel import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Tls, address_or_default
-from hostdev.cli import admin, assignments, attach, detach, devices, groups, holders, host, tree, watch, why
+from hostdev.cli import admin, assignments, attach, detach, devices, groups, holders, host, manual, tree, watch, why
 from hostdev.cli.failures import BROKEN_PIPE, INTERRUPTED, REFUSED, Refusal, abandon_output, report
 from hostdev.cli.output import Output, line, note
 from hostdev.cli.session import Session
@@ -57,13 +56,15 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it is piped and searched, too
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Assign this host's devices to virtual machines, take them back, see who has them.",
-    epilog="Exit status: 0 done, 1 refused or failed, 2 usage, 3 unavailable.",
+    epilog="Exit status: 0 done (a detach may still be DETACHING), 1 refused or failed, 2 usage, 3 unavailable.",
 )
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
     if not asked:
         return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 (no other run needs it)
+
     try:
         line(f"hostdevctl {version('hostdevd-client')}")
     except PackageNotFoundError:
@@ -124,7 +125,7 @@ def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | N
         raise typer.BadParameter("--tls-cert and --tls-key go together") from None
 
 
-for _part in (host, devices, tree, why, groups, attach, detach, assignments, holders, watch, admin):
+for _part in (host, devices, tree, why, groups, attach, detach, assignments, holders, watch, admin, manual):
     _part.register(app)
 
 

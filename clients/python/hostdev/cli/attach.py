@@ -42,6 +42,7 @@ def plan(
 ) -> None:
     """Show what attaching would do. With something in the way the exit status is 1."""
     session = session_of(context)
+    device = session.device(device)
     planned = session.client.attach(
         vm, device, group_policy=group_policy.wire, scope=scope.wire, validate_only=True
     ).plan
@@ -69,6 +70,7 @@ def attach(
 ) -> None:
     """Give a device to a VM. Asks first when more than the device is taken from the host."""
     session = session_of(context)
+    device = session.device(device)
     again = f"hostdevctl attach {shlex.quote(vm)} {shlex.quote(device)} --request-id "
     if request_id and (begun := _begun(session, request_id, vm, device)) is not None:
         record = _join(session, begun, wait_s)
@@ -115,7 +117,7 @@ def _show(session: Session, answer: service_pb2.AttachResponse) -> None:
 
 def _finish(record: assignment_pb2.Assignment, wait_s: float, again: str) -> None:
     refuse_failed(record)
-    refuse_unfinished(record, assignment_pb2.ASSIGNMENT_STATE_ATTACHING, wait_s=wait_s, again=again)
+    refuse_unfinished(record, wait_s=wait_s, again=again)
 
 
 def _confirm(session: Session, vm: str, device: str, planned: assignment_pb2.Plan) -> None:

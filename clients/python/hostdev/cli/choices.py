@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hostdev.cli import completing
 from hostdev.v1 import assignment_pb2
 
 _LONGEST_WAIT_S = 86_400.0
@@ -39,8 +40,18 @@ class Scope(StrEnum):
         return assignment_pb2.Scope.Value(f"SCOPE_{self.name}")
 
 
-DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="libvirt's name of the device, or its uid.")]
-VmArgument = Annotated[str, typer.Argument(metavar="VM", help="The VM's name or UUID.")]
+DEVICE_HELP = "libvirt's name, uid, PCI address (04:00.0), or a network interface or disk of it (eth1, sda)."
+
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help=DEVICE_HELP, autocompletion=completing.devices)]
+VmArgument = Annotated[str, typer.Argument(metavar="VM", help="The VM's name or UUID.", autocompletion=completing.vms)]
+DeviceOptions = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="DEVICE", help="Only of this one.", autocompletion=completing.devices),
+]
+VmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--vm", metavar="VM", help="Only this VM: name or UUID.", autocompletion=completing.vms),
+]
 PolicyOption = Annotated[GroupPolicy, typer.Option("--group-policy", help="What happens to the rest of the group.")]
 ScopeOption = Annotated[Scope, typer.Option("--scope", help="The running VM, its configuration, or both.")]
 WaitOption = Annotated[

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from hostdev.cli.choices import Scope, ScopeOption, WaitOption
+from hostdev.cli import completing
+from hostdev.cli.choices import DEVICE_HELP, Scope, ScopeOption, WaitOption
 from hostdev.cli.output import note
 from hostdev.cli.progress import waiting
-from hostdev.cli.records import record_views, refuse_unfinished
+from hostdev.cli.records import record_views
 from hostdev.cli.session import session_of
 from hostdev.requests import DEFAULT_WAIT_S
 from hostdev.v1 import assignment_pb2
@@ -23,15 +24,27 @@ def register(app: typer.Typer) -> None:
 
 def detach(
     context: typer.Context,
-    first: Annotated[str, typer.Argument(metavar="VM|ASSIGNMENT", help="A VM before a DEVICE; an assignment alone.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="VM|ASSIGNMENT",
+            help="A VM before a DEVICE; an assignment alone.",
+            autocompletion=completing.vms_and_assignments,
+        ),
+    ],
     device: Annotated[
-        str, typer.Argument(metavar="DEVICE", help="libvirt's name of the device, or its uid.", show_default=False)
+        str,
+        typer.Argument(metavar="DEVICE", help=DEVICE_HELP, show_default=False, autocompletion=completing.devices),
     ] = "",
     scope: ScopeOption = Scope.AUTO,
     wait_s: WaitOption = DEFAULT_WAIT_S,
 ) -> None:
-    """Take back what was attached together. Waits for the guest to let go."""
+    """Take back what was attached together. Waits for the guest to let go.
+
+    A guest that has not answered when the wait is over is no failure: the state is DETACHING, and the server goes on.
+    """
     session = session_of(context)
+    device = session.device(device)
     what = f"{first} to release {device}" if device else f"assignment {first} to end"
     again = f"hostdevctl detach {shlex.join([one for one in (first, device) if one])}"
     try:
@@ -46,4 +59,5 @@ def detach(
         raise
     record = answer.assignment
     session.printer.resource(answer, record.name, *record_views(record))
-    refuse_unfinished(record, assignment_pb2.ASSIGNMENT_STATE_DETACHING, wait_s=wait_s, again=again)
+    if record.state == assignment_pb2.ASSIGNMENT_STATE_DETACHING:
+        note(f"hostdevctl: {record.vm.name} has not let go yet; the server goes on. To wait again: {again}")

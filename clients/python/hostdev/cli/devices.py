@@ -16,6 +16,7 @@ from hostdev.cli.filters import (
     AffectedBy,
     Classes,
     Drivers,
+    Follow,
     Ids,
     IommuGroups,
     NumaNodes,
@@ -23,10 +24,12 @@ from hostdev.cli.filters import (
     Types,
     device_filter,
 )
+from hostdev.cli.follow import Rows, follow_rows
 from hostdev.cli.marks import codes, verdict
 from hostdev.cli.output import Cell, cell, table
 from hostdev.cli.session import session_of
 from hostdev.cli.words import lower, number, scopes, uses, word
+from hostdev.listing import Listing
 from hostdev.v1 import device_pb2, service_pb2
 
 _COLUMNS = ("NAME", "TYPE", "DESCRIPTION", "DRIVER", "GROUP", "NUMA")
@@ -49,11 +52,13 @@ def devices(
     numa_nodes: NumaNodes = None,
     parent: Parent = "",
     affected_by: AffectedBy = "",
-    follow: Annotated[bool, typer.Option("--watch", help="Go on with every change; see `watch devices`.")] = False,
+    follow: Follow = False,
 ) -> None:
     """List the host's devices, assignable or not."""
     session = session_of(context)
-    wanted = device_filter(types, ids, classes, drivers, iommu_groups, numa_nodes, parent, affected_by)
+    wanted = device_filter(
+        types, ids, classes, drivers, iommu_groups, numa_nodes, session.device(parent), session.device(affected_by)
+    )
     if follow:
         watch.follow_devices(session, wanted)
         return
@@ -80,16 +85,21 @@ def eligible(
     affected_by: AffectedBy = "",
     available: Annotated[bool, typer.Option("--available", help="Only what no VM holds.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also what is not eligible, with the reasons.")] = False,
+    follow: Follow = False,
 ) -> None:
     """List what can be assigned. Also tells what the host would lose with each device."""
     session = session_of(context)
-    found = list(
-        session.client.list_eligible(
-            device_filter(types, ids, classes, drivers, iommu_groups, numa_nodes, parent, affected_by),
-            available_only=available,
-            include_ineligible=everything,
-        )
+    wanted = device_filter(
+        types, ids, classes, drivers, iommu_groups, numa_nodes, session.device(parent), session.device(affected_by)
     )
+
+    def fetch() -> Listing[service_pb2.EligibleDevice]:
+        return session.client.list_eligible(wanted, available_only=available, include_ineligible=everything)
+
+    if follow:
+        follow_rows(session, Rows(fetch, lambda one: one.device.name, _eligible_line), watch.device_changes(session))
+        return
+    found = list(fetch())
     session.printer.resources(
         found,
         (one.device.name for one in found),
@@ -104,7 +114,7 @@ def eligible(
 def device(context: typer.Context, name: DeviceArgument) -> None:
     """Show one device with all that is known about it."""
     session = session_of(context)
-    shown = session.client.get_device(name)
+    shown = session.client.get_device(session.device(name))
     session.printer.resource(shown, shown.name, *_sheet(shown))
 
 
@@ -117,6 +127,12 @@ def _row(shown: device_pb2.Device) -> tuple[Cell, ...]:
         number(shown, "iommu_group"),
         number(shown, "numa_node"),
     )
+
+
+def _eligible_line(shown: service_pb2.EligibleDevice) -> str:
+    known = (shown.device.name, shown.device.description, verdict(shown.device).plain)
+    also = f"also affected: {_affected(shown)}" if shown.affected else ""
+    return "  ".join(part for part in (*known, also) if part)
 
 
 def _affected(shown: service_pb2.EligibleDevice) -> str:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from hostdev.cli.output import cell
-from hostdev.cli.words import lower, scopes, word
+from hostdev.cli.words import lower, remedy, scopes, word
 from hostdev.v1 import device_pb2, error_pb2, group_pb2, holder_pb2
 
 
@@ -47,4 +47,4 @@ def _reason(reason: error_pb2.Reason, subject: str) -> Iterator[RenderableType]:
     )
     yield cell(Text.assemble("  ", (word(reason, "code"), "red"), f"  {reason.message}{about}"))
     if reason.remedy:
-        yield cell(Text(f"    → {reason.remedy}", style="italic"))
+        yield cell(Text(f"    → {remedy(reason.remedy)}", style="italic"))

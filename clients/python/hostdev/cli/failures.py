@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import grpc
 
 from hostdev.cli.output import note
-from hostdev.cli.words import word
+from hostdev.cli.words import remedy, word
 from hostdev.errors import HostdevApiError
 from hostdev.v1 import error_pb2
 
@@ -71,4 +71,4 @@ def _tell_reasons(reasons: tuple[error_pb2.Reason, ...], said: str) -> None:
             about = f" ({reason.subject})" if reason.subject and reason.subject not in reason.message else ""
             note(f"  {word(reason, 'code')}: {reason.message}{about}")
         if reason.remedy:
-            note(f"    → {reason.remedy}")
+            note(f"    → {remedy(reason.remedy)}")

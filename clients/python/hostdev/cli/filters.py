@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hostdev.cli import completing
 from hostdev.v1 import device_pb2
 
 _MOST = 2**32 - 1  # what the API's number can hold
@@ -18,10 +19,20 @@ IommuGroups = Annotated[
     list[int] | None, typer.Option("--group", metavar="N", min=0, max=_MOST, help="Number of IOMMU group.")
 ]
 NumaNodes = Annotated[list[int] | None, typer.Option("--numa", metavar="N", min=0, max=_MOST, help="NUMA node.")]
-Parent = Annotated[str, typer.Option("--parent", metavar="DEVICE", help="Right below this device.")]
-AffectedBy = Annotated[
-    str, typer.Option("--affected-by", metavar="DEVICE", help="What the host would lose with this device.")
+Parent = Annotated[
+    str,
+    typer.Option("--parent", metavar="DEVICE", help="Right below this device.", autocompletion=completing.devices),
 ]
+AffectedBy = Annotated[
+    str,
+    typer.Option(
+        "--affected-by",
+        metavar="DEVICE",
+        help="What the host would lose with this device.",
+        autocompletion=completing.devices,
+    ),
+]
+Follow = Annotated[bool, typer.Option("--watch", help="Go on with every change, until interrupted.")]
 
 
 def device_filter(

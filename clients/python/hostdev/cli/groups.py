@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from hostdev.cli import completing, watch
 from hostdev.cli.explanation import explain, group_title
 from hostdev.cli.filters import (
     AffectedBy,
     Classes,
     Drivers,
+    Follow,
     Ids,
     IommuGroups,
     NumaNodes,
@@ -19,6 +21,7 @@ from hostdev.cli.filters import (
     Types,
     device_filter,
 )
+from hostdev.cli.follow import Rows, follow_rows
 from hostdev.cli.marks import codes
 from hostdev.cli.output import Output, table
 from hostdev.cli.picture import group_by_any_name, group_picture, members
@@ -43,10 +46,17 @@ def groups(
     numa_nodes: NumaNodes = None,
     parent: Parent = "",
     affected_by: AffectedBy = "",
+    follow: Follow = False,
 ) -> None:
     """List what can only be taken together. Options select groups by their members."""
     session = session_of(context)
-    wanted = device_filter(types, ids, classes, drivers, iommu_groups, numa_nodes, parent, affected_by)
+    wanted = device_filter(
+        types, ids, classes, drivers, iommu_groups, numa_nodes, session.device(parent), session.device(affected_by)
+    )
+    if follow:
+        rows = Rows(lambda: session.client.list_groups(wanted), lambda one: one.uid, _group_line)
+        follow_rows(session, rows, watch.device_changes(session))
+        return
     found = list(session.client.list_groups(wanted))
     session.printer.resources(
         found,
@@ -61,16 +71,27 @@ def groups(
 
 def group(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="GROUP|DEVICE", help="A group's uid, or a device in the group.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="GROUP|DEVICE", help="A group's uid, or a device in the group.", autocompletion=completing.groups
+        ),
+    ],
 ) -> None:
     """Show one group. Members, drivers, holders, what the host uses, what stands in the way."""
     session = session_of(context)
+    name = session.device(name)
     shown = group_by_any_name(session.client, name)
     if session.output is not Output.TABLE:
         session.printer.resource(shown, shown.uid)
         return
     picture = group_picture(shown, members(session.client, shown), marked=name)
     session.printer.draw(picture, "", *explain(group_title(shown), shown.eligibility, shown.holders))
+
+
+def _group_line(shown: group_pb2.Group) -> str:
+    known = (shown.uid, group_title(shown), _endpoints(shown), group_verdict(shown).plain)
+    return "  ".join(dict.fromkeys(part for part in known if part))
 
 
 def group_verdict(shown: group_pb2.Group) -> Text:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from hostdev.cli import watch
+from hostdev.cli.choices import DeviceOptions, VmOptions
+from hostdev.cli.filters import Follow
+from hostdev.cli.naming import nothing
 from hostdev.cli.output import table
 from hostdev.cli.session import session_of
 from hostdev.cli.words import local_time, lower, scopes
@@ -19,16 +20,17 @@ def register(app: typer.Typer) -> None:
 
 def holders(
     context: typer.Context,
-    devices: Annotated[list[str] | None, typer.Option("--device", metavar="DEVICE", help="Only of this one.")] = None,
-    vms: Annotated[list[str] | None, typer.Option("--vm", metavar="VM", help="Only this VM: name or UUID.")] = None,
-    follow: Annotated[bool, typer.Option("--watch", help="Go on with every change; see `watch holders`.")] = False,
+    devices: DeviceOptions = None,
+    vms: VmOptions = None,
+    follow: Follow = False,
 ) -> None:
     """List which VMs hold which devices. Running or not, whoever attached them."""
     session = session_of(context)
+    wanted = session.devices(devices)
     if follow:
-        watch.follow_holders(session, devices or (), vms or ())
+        watch.follow_holders(session, wanted, vms or ())
         return
-    found = list(session.client.list_holders(devices=devices or (), vms=vms or ()))
+    found = list(session.client.list_holders(devices=wanted, vms=vms or ()))
     session.printer.resources(
         found,
         (one.name for one in found),
@@ -49,5 +51,5 @@ def holders(
                 for one in found
             ),
         ),
-        "no VM holds a device",
+        nothing("no VM holds a device", session.client, wanted, vms or ()),
     )

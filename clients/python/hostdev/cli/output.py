@@ -8,20 +8,24 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
 
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.message import Message
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from hostdev.cli.words import plain
 
 _WIDE = 1_000_000
+_GAP = 2
+_NARROW = 20  # fewer characters of a longer text in a column are hard to read
 
 Cell = str | Text
 
@@ -41,19 +45,52 @@ def cell(value: Cell) -> Text:
     return text if clean == text.plain else Text(clean, style=text.style)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Columns:
     """Columns without a frame; a column in which every cell is empty is left out."""
     cells = [[cell(value) for value in row] for row in rows]
     shown = [index for index in range(len(headers)) if any(row[index].plain for row in cells)]
-    drawn = Table(
-        box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=any(headers), show_edge=False
-    )
-    for index in shown:
-        # Whatever else has to fold on a narrow terminal, names stay whole: they are copied.
-        drawn.add_column(headers[index], overflow="fold", no_wrap=index == 0, min_width=len(headers[index]))
-    for row in cells:
-        drawn.add_row(*(row[index] for index in shown))
-    return drawn
+    return Columns([headers[index] for index in shown], [[row[index] for index in shown] for row in cells])
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table that fits: where a terminal is too narrow for columns that can be read, each row is a paragraph."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Text]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """How rich draws it."""
+        del console
+        widths = [
+            max(cell_len(header), *(row[index].cell_len for row in self.rows), 0)
+            for index, header in enumerate(self.headers)
+        ]
+        least = [*widths[:1], *(max(cell_len(header), min(width, _NARROW)) for header, width in self._folding(widths))]
+        if not any(self.headers) or sum(least) + _GAP * (len(least) - 1) <= options.max_width:
+            yield self._table(least if any(self.headers) else [0] * len(least))
+            return
+        for row in self.rows:
+            yield row[0]
+            facts = [
+                Text.assemble((f"{header.lower()} ", "dim"), fact)
+                for header, fact in zip(self.headers[1:], row[1:], strict=True)
+                if fact
+            ]
+            yield Padding(Text("  ").join(facts), (0, 0, 0, 4))
+
+    def _folding(self, widths: Sequence[int]) -> Iterable[tuple[str, int]]:
+        return zip(self.headers[1:], widths[1:], strict=True)
+
+    def _table(self, least: Sequence[int]) -> Table:
+        drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0), show_edge=False)
+        drawn.show_header = any(self.headers)
+        for index, header in enumerate(self.headers):
+            # Whatever else has to fold on a narrow terminal, names stay whole: they are copied.
+            drawn.add_column(header, overflow="fold", no_wrap=index == 0, min_width=least[index])
+        for row in self.rows:
+            drawn.add_row(*row)
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +110,10 @@ class Printer:
             case Output.TABLE:
                 self.draw(*views)
 
-    def resources(self, messages: Iterable[Message], names: Iterable[str], view: RenderableType, none: str) -> None:
-        """Many: `none` tells people that there are none."""
+    def resources(
+        self, messages: Iterable[Message], names: Iterable[str], view: RenderableType, none: str | Callable[[], str]
+    ) -> None:
+        """Many: `none` tells people that there are none, or why."""
         shown = list(messages)
         match self.output:
             case Output.JSON:
@@ -86,7 +125,7 @@ class Printer:
                 if shown:
                     self.draw(view)
                 else:
-                    note(none)
+                    note(none if isinstance(none, str) else none())
 
     def draw(self, *views: RenderableType) -> None:
         """Show for people, whatever form was chosen."""
@@ -104,14 +143,19 @@ class Printer:
             print(drawn.rstrip(), file=stream)
 
 
-def line(text: str) -> None:
+def line(text: str, *, flush: bool = False) -> None:
     """One line on standard output."""
-    print(text)
+    print(text, flush=flush)
+
+
+def compact(value: object) -> str:
+    """JSON on one line."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def json_line(message: Message) -> None:
     """A message as one line, at once: for streams."""
-    print(json.dumps(MessageToDict(message), separators=(",", ":")), flush=True)
+    line(compact(MessageToDict(message)), flush=True)
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from hostdev.cli.output import cell, table
-from hostdev.cli.words import affected_word, word
+from hostdev.cli.words import affected_word, remedy, word
 from hostdev.v1 import assignment_pb2, device_pb2
 
 _DOES = {
@@ -39,7 +39,7 @@ def plan_views(plan: assignment_pb2.Plan) -> Iterator[RenderableType]:
         for reason in plan.blockers:
             yield cell(Text.assemble("  ", (word(reason, "code"), "red"), f"  {reason.message}"))
             if reason.remedy:
-                yield cell(Text(f"    → {reason.remedy}", style="italic"))
+                yield cell(Text(f"    → {remedy(reason.remedy)}", style="italic"))
 
 
 def losses(plan: assignment_pb2.Plan) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from hostdev.cli.failures import UNAVAILABLE, Refusal
 from hostdev.cli.output import Cell, cell, note, table
-from hostdev.cli.words import lower, scopes, word
+from hostdev.cli.words import lower, remedy, scopes, word
 from hostdev.v1 import assignment_pb2
 
 _STYLES = {"ATTACHED": "green", "FAILED": "red", "DETACHED": "dim"}
@@ -33,7 +33,7 @@ def record_views(record: assignment_pb2.Assignment) -> Iterator[RenderableType]:
         about = f"{condition.device}: " if condition.device and condition.device not in condition.message else ""
         yield cell(Text.assemble((word(condition, "code"), "yellow"), f": {about}{condition.message}"))
         if condition.remedy:
-            yield cell(Text(f"  → {condition.remedy}", style="italic"))
+            yield cell(Text(f"  → {remedy(condition.remedy)}", style="italic"))
 
 
 def _device_row(device: assignment_pb2.AssignmentDevice) -> tuple[Cell, ...]:
@@ -55,15 +55,9 @@ def refuse_failed(record: assignment_pb2.Assignment) -> None:
     raise Refusal(f"{failure.info.reason or 'ATTACH_FAILED'}: {failure.message}{undone}", failure.reasons)
 
 
-def refuse_unfinished(
-    record: assignment_pb2.Assignment,
-    under_way: assignment_pb2.AssignmentState.ValueType,
-    *,
-    wait_s: float,
-    again: str,
-) -> None:
-    """Still `under_way` after a wait is no success: a script must not go on. A wait of 0 asked for no more."""
-    if record.state != under_way:
+def refuse_unfinished(record: assignment_pb2.Assignment, *, wait_s: float, again: str) -> None:
+    """Still attaching after a wait is no success: a script must not go on. A wait of 0 asked for no more."""
+    if record.state != assignment_pb2.ASSIGNMENT_STATE_ATTACHING:
         return
     said = f"still {lower(record, 'state')}; the server goes on. To wait again: {again}"
     if wait_s > 0:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import typer
 
+from hostdev.cli.naming import device_name, device_names
 from hostdev.cli.output import Output, Printer
 from hostdev.client import HostdevClient
 
@@ -21,6 +23,14 @@ class Session:
     def printer(self) -> Printer:
         """Writes in the chosen form."""
         return Printer(self.output)
+
+    def device(self, given: str) -> str:
+        """The device that a name of any kind means; see `naming`."""
+        return device_name(self.client, given)
+
+    def devices(self, given: Iterable[str] | None) -> list[str]:
+        """The same for many."""
+        return device_names(self.client, given)
 
 
 def session_of(context: typer.Context) -> Session:

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from hostdev.cli.choices import DeviceOptions, VmOptions
 from hostdev.cli.filters import (
     AffectedBy,
     Classes,
@@ -60,18 +61,17 @@ def watch(context: typer.Context) -> None:
 
 def holders(
     context: typer.Context,
-    wanted_devices: Annotated[
-        list[str] | None, typer.Option("--device", metavar="DEVICE", help="Only of this one.")
-    ] = None,
-    vms: Annotated[list[str] | None, typer.Option("--vm", metavar="VM", help="Only this VM: name or UUID.")] = None,
+    wanted_devices: DeviceOptions = None,
+    vms: VmOptions = None,
     resume: ResumeOption = "",
     changes_only: ChangesOnlyOption = False,
     interval_s: IntervalOption = DEFAULT_BOOKMARK_INTERVAL_S,
 ) -> None:
     """Follow who holds what."""
+    session = session_of(context)
     follow_holders(
-        session_of(context),
-        wanted_devices or (),
+        session,
+        session.devices(wanted_devices),
         vms or (),
         resume=resume,
         changes_only=changes_only,
@@ -94,8 +94,11 @@ def devices(
     interval_s: IntervalOption = DEFAULT_BOOKMARK_INTERVAL_S,
 ) -> None:
     """Follow the devices."""
-    wanted = device_filter(types, ids, classes, drivers, iommu_groups, numa_nodes, parent, affected_by)
-    follow_devices(session_of(context), wanted, resume=resume, changes_only=changes_only, interval_s=interval_s)
+    session = session_of(context)
+    wanted = device_filter(
+        types, ids, classes, drivers, iommu_groups, numa_nodes, session.device(parent), session.device(affected_by)
+    )
+    follow_devices(session, wanted, resume=resume, changes_only=changes_only, interval_s=interval_s)
 
 
 def follow_holders(
@@ -134,6 +137,25 @@ def follow_devices(
         patience=Patience(interval_s, interrupted=_tell_interruption),
     )
     _print(session, messages, _device_lines)
+
+
+def device_changes(session: Session) -> Callable[[str], Iterator[service_pb2.WatchDevicesResponse]]:
+    """A watch of all devices that begins at a token, for those who only want to know that something has changed."""
+    patience = Patience(interrupted=_tell_interruption)
+
+    def begin(token: str) -> Iterator[service_pb2.WatchDevicesResponse]:
+        messages = session.client.watch_devices(resume_token=token, patience=patience)
+        return (message for message in messages if message.WhichOneof("event") != "bookmark")
+
+    return begin
+
+
+def holder_changes(
+    session: Session, *, interval_s: float
+) -> Callable[[str], Iterator[service_pb2.WatchHoldersResponse]]:
+    """The same of all holders, with a sign of life at every interval."""
+    patience = Patience(interval_s, interrupted=_tell_interruption)
+    return lambda token: session.client.watch_holders(resume_token=token, patience=patience)
 
 
 def _print(session: Session, messages: Iterator[Message], lines: Callable[[Message, Output], Iterator[str]]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hostdev.cli import completing
+from hostdev.cli.choices import DEVICE_HELP
 from hostdev.cli.explanation import explain, group_title
 from hostdev.cli.output import Output
 from hostdev.cli.picture import around, device_picture, group_by_any_name, group_of, group_picture, members
@@ -21,11 +23,15 @@ def register(app: typer.Typer) -> None:
 def why(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="DEVICE", help="libvirt's name of the device, or its uid; a group's uid, too.")
+        str,
+        typer.Argument(
+            metavar="DEVICE", help=f"{DEVICE_HELP[:-1]}; a group's uid, too.", autocompletion=completing.groups
+        ),
     ],
 ) -> None:
     """Tell why a device cannot be assigned. All reasons, with what to do; or who has it; or that it can be."""
     session = session_of(context)
+    name = session.device(name)
     try:
         device = session.client.get_device(name)
     except HostdevApiError as error:

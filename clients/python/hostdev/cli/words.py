@@ -12,6 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hostdev.v1 import assignment_pb2, device_pb2, holder_pb2
 
+_VALUE = re.compile(r"(?<=--scope )[A-Z_]+|\b(LIVE_AND_CONFIG|WHOLE_GROUP|RESERVE_REST|SINGLE_ONLY)\b")
+_OPTIONS = (
+    (re.compile(r"(?:the )?scope (AUTO|LIVE_AND_CONFIG|LIVE|CONFIG)\b"), "--scope"),
+    (re.compile(r"(?:the )?group policy (WHOLE_GROUP|RESERVE_REST|SINGLE_ONLY)\b"), "--group-policy"),
+)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -22,6 +27,17 @@ def word(message: Message, field: str) -> str:
         raise TypeError(f"{field} of {message.DESCRIPTOR.name} is no enum")
     value = enum.values_by_number.get(getattr(message, field), enum.values_by_number[0])
     return value.name.removeprefix(_CAMEL.sub("_", enum.name).upper() + "_")
+
+
+def remedy(text: str) -> str:
+    """What the server advises, with hostdevctl's options where it names values of the API."""
+    for pattern, option in _OPTIONS:
+        text = pattern.sub(rf"{option} \1", text)
+    return _VALUE.sub(lambda found: _option_value(found[0]), text)
+
+
+def _option_value(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def lower(message: Message, field: str) -> str:
