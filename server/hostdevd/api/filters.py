@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hostdev.v1 import device_pb2
 from hostdevd.api.requests import text, texts
@@ -19,10 +19,43 @@ Matches = Callable[[DeviceView], bool]
 TYPES = frozenset(field.name for field in device_pb2.Device.DESCRIPTOR.oneofs_by_name["detail"].fields)
 
 
-def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Matches:
-    """The filter as a predicate. `strict`: unknown devices in it are an error; else they match nothing yet."""
-    tests = [*_value_tests(given), *_relation_tests(store, given, strict=strict)]
-    return lambda view: all(test(view) for test in tests)
+class Filter:
+    """A `DeviceFilter` as a predicate, and the devices of now that it picks, by name."""
+
+    def __init__(self, store: Store, tests: tuple[Matches, ...], narrowing: Callable[[], Iterable[str]] | None) -> None:
+        self._store = store
+        self._tests = tests
+        self._narrowing = narrowing
+
+    def __call__(self, view: DeviceView) -> bool:
+        """Whether the device matches."""
+        return all(test(view) for test in self._tests)
+
+    def views(self) -> Iterator[DeviceView]:
+        """The devices that match, by name: found by an index where one field of the filter has one."""
+        devices = self._store.devices
+        names = self._store.device_names if self._narrowing is None else sorted(self._narrowing())
+        views = (devices[name] for name in names if name in devices)
+        return filter(self, views) if self._tests else views
+
+
+def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Filter:
+    """The filter of a request. `strict`: unknown devices in it are an error; else they match nothing yet."""
+    relations = tuple(_relations(store, given, strict=strict))
+    tests = (*_value_tests(given), *(relation.matches for relation in relations))
+    narrowing = relations[0].names if relations else _index(store, given)
+    return Filter(store, tests, narrowing)
+
+
+def _index(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], Iterable[str]] | None:
+    """The index that gives the fewest devices, None where only a look at all of them tells."""
+    if given.iommu_groups:
+        numbers = frozenset(given.iommu_groups)
+        return lambda: {member.name for number in numbers for member in store.graph.iommu_members(number)}
+    if given.types:
+        types = frozenset(given.types)
+        return lambda: {name for kind in types for name in store.graph.of_type(kind)}
+    return None
 
 
 def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
@@ -49,13 +82,6 @@ def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
         yield lambda view: view.node.numa_node in nodes
 
 
-def _relation_tests(store: Store, given: device_pb2.DeviceFilter, *, strict: bool) -> Iterator[Matches]:
-    if given.parent:
-        yield _relation(store, text("filter.parent", given.parent), _is_child, strict=strict)
-    if given.affected_by:
-        yield _relation(store, text("filter.affected_by", given.affected_by), _is_affected, strict=strict)
-
-
 def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[str]:
     for index, value in enumerate(texts(field, values)):
         try:
@@ -64,17 +90,40 @@ def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[st
             raise invalid_field(f"{field}[{index}]", str(error)) from None
 
 
-def _relation(store: Store, name: str, related: Callable[[Store, str, DeviceView], bool], *, strict: bool) -> Matches:
-    if strict:
-        find_device(store, name)
-    return lambda view: related(store, name, view)
+class _Relation:
+    """The devices that stand in a relation to one, found once per revision."""
+
+    def __init__(self, store: Store, device: str, find: Callable[[Store, DeviceView], Iterable[str]]) -> None:
+        self._store = store
+        self._device = device
+        self._find = find
+        self._found: tuple[int, frozenset[str]] = (-1, frozenset())
+
+    def names(self) -> frozenset[str]:
+        """Who they are now."""
+        if self._found[0] != self._store.revision:
+            view = self._store.device(self._device)
+            names = frozenset(self._find(self._store, view)) if view is not None else frozenset[str]()
+            self._found = (self._store.revision, names)
+        return self._found[1]
+
+    def matches(self, view: DeviceView) -> bool:
+        """Whether a device is one of them."""
+        return view.name in self.names()
 
 
-def _is_child(store: Store, parent: str, view: DeviceView) -> bool:
-    found = store.device(parent)
-    return found is not None and view.node.parent == found.name
+def _relations(store: Store, given: device_pb2.DeviceFilter, *, strict: bool) -> Iterator[_Relation]:
+    for name, value, find in (("parent", given.parent, _below), ("affected_by", given.affected_by, _affected)):
+        if value:
+            device = text(f"filter.{name}", value)
+            if strict:
+                find_device(store, device)
+            yield _Relation(store, device, find)
 
 
-def _is_affected(store: Store, device: str, view: DeviceView) -> bool:
-    found = store.device(device)
-    return found is not None and any(item.name == view.name for item in affected(store.graph, found.node))
+def _below(store: Store, view: DeviceView) -> Iterable[str]:
+    return store.graph.children(view.name)
+
+
+def _affected(store: Store, view: DeviceView) -> Iterable[str]:
+    return (item.name for item in affected(store.graph, view.node))
