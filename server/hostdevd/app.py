@@ -22,7 +22,6 @@ from hostdevd.api.watch import Hub
 from hostdevd.config import BUILTIN, Config, ConfigError
 from hostdevd.core.effects import Effects
 from hostdevd.core.engine import Engine
-from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identities
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import Check, CheckCode, CheckStatus
@@ -30,6 +29,7 @@ from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
 from hostdevd.core.reopening import Reopening, open_or_do_without
+from hostdevd.core.saver import Saver
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
@@ -129,12 +129,20 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         kernel_release=ports.host.kernel_release,
     )
     identities = Identities(loaded.identities)
-    store = Store(senses, identities, PROFILES[profile], epoch=loaded.epoch, revision=loaded.revision, policy=policy)
+    store = Store(
+        senses,
+        identities,
+        PROFILES[profile],
+        lives=loaded.lives,
+        revision=loaded.revision,
+        past=loaded.past,
+        policy=policy,
+    )
     sync = Sync(store, ports.hypervisor, ports.host, clock, pace)
     effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays)
     engine = Engine(store, sync, effects, journal, ports.host, clock)
     engine.load(loaded)
-    saver = _Saver(store, identities, journal)
+    saver = Saver(store, journal, loaded.past)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
         stack.push_async_callback(saver.close)
@@ -146,50 +154,6 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         reopening = asyncio.create_task(Reopening(store, engine, journal, clock).run(), name="reopening")
         stack.push_async_callback(cancelled, (reopening,))
         yield Core(store, sync, engine, journal, ports)
-
-
-class _Saver:
-    """Writes new identities and the revision's mark behind the commits that made them."""
-
-    def __init__(self, store: Store, identities: Identities, journal: Journal) -> None:
-        self._store = store
-        self._identities = identities
-        self._journal = journal
-        self._due = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        store.on_commit.append(lambda _: self._due.set())
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="saver")
-
-    async def close(self) -> None:
-        if self._task is not None:
-            await cancelled((self._task,))
-        try:
-            if self._journal.is_open:
-                await self._save()
-        except HostdevError as error:
-            log.warning("identities could not be saved", error=error.message)
-
-    async def _run(self) -> None:
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            if not self._journal.is_open:
-                continue  # what it holds comes first, by a commit
-            try:
-                await self._save()
-            except HostdevError as error:
-                log.warning("identities could not be saved; trying again", error=error.message)
-                await asyncio.sleep(5.0)
-                self._due.set()
-
-    async def _save(self) -> None:
-        await self._journal.reserve_revisions(self._store.revision)
-        unsaved = list(self._identities.unsaved)
-        if unsaved:
-            await self._journal.save_identities(unsaved)
-            del self._identities.unsaved[: len(unsaved)]
 
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:

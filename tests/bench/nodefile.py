@@ -70,16 +70,19 @@ def _net(number: int) -> str:
 def _usb(number: int) -> tuple[str, str]:
     bus, device = 1 + number // 120, 2 + number % 120
     name = f"usb_{bus}_{device}"
-    return (
+    device_xml = (
         f"<device><name>{name}</name><path>/sys/devices/usb{bus}/{bus}-{device}</path><parent>computer</parent>"
         "<driver><name>usb</name></driver>"
         f"<capability type='usb_device'><bus>{bus}</bus><device>{device}</device>"
-        "<product id='0x5583'>Ultra Fit</product><vendor id='0x0781'>SanDisk</vendor></capability></device>",
+        "<product id='0x5583'>Ultra Fit</product><vendor id='0x0781'>SanDisk</vendor></capability></device>"
+    )
+    interface_xml = (
         f"<device><name>{name}_1_0</name><path>/sys/devices/usb{bus}/{bus}-{device}/{bus}-{device}:1.0</path>"
         f"<parent>{name}</parent><driver><name>usb-storage</name></driver>"
         "<capability type='usb'><number>0</number><class>8</class><subclass>6</subclass><protocol>80</protocol>"
-        "</capability></device>",
+        "</capability></device>"
     )
+    return device_xml, interface_xml
 
 
 def devices(count: int) -> Iterator[str]:

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodefile import node_file
-
+from bench.nodefile import node_file
 from rpc.conftest import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]

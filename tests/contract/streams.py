@@ -35,6 +35,16 @@ class Stream:
                 return message
             assert kind == "bookmark", (event, message)
 
+    def last(self, within_s: float = 30.0) -> Any:
+        """The last message before the server ends the stream."""
+        last = None
+        while True:
+            message = self._messages.get(timeout=within_s)
+            if isinstance(message, grpc.RpcError):
+                assert last is not None, message
+                return last
+            last = message
+
     def end(self) -> None:
         self._call.cancel()
         self._thread.join(10)

@@ -23,9 +23,10 @@ from hostdevd.core.addresses import DeviceSource, PciAddress
 from hostdevd.core.assignments import Assignment, AssignmentState
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import endpoints
-from hostdevd.core.history import ChangeSource, merge
+from hostdevd.core.history import ChangeSource, Span, merge
 from hostdevd.core.identity import Identities
 from hostdevd.core.model import ConditionCode, Holder, HolderRole, NodeDevice, PciFacts, VmState
+from hostdevd.core.past import Lives, Lost, Position
 from hostdevd.core.plan import AttachRequest
 from hostdevd.core.ports import HostdevSpec, HypervisorError, Target
 from hostdevd.core.profiles import DEFAULT
@@ -82,7 +83,10 @@ class Scene:
         self.core: Core
         self._stack: AsyncExitStack
         self._watching: dict[str, Holder] = {}
-        self._watched = 0
+        self._watched: Position | None = None
+        self._written = 0
+        self.resumed = 0
+        """How often a watcher went on over a restart."""
         self._entries_since: dict[tuple[str, DeviceSource], float] = {}
         self.operators: set[str] = set()
         """Functions that an operator gave to vfio-pci while no VM had them."""
@@ -156,7 +160,6 @@ class Scene:
             run_core(ports, directory, self.clock, delays=Delays(), pace=self._pace)
         )
         await self.core.journal._run(lambda: self.core.journal._db and self.core.journal._db.execute(_NO_SYNC))
-        self._watching, self._watched = {}, -1
         await self.core.sync.synced.wait()
 
     def _reconnect_after_faults(self) -> None:
@@ -351,18 +354,32 @@ class Scene:
                 assert claims.setdefault(device.uid, assignment.name) == assignment.name, (device, assignment)
 
     def _a_watcher_has_what_the_store_has(self) -> None:
-        """As WatchHolders does it: a snapshot, then what changed since."""
-        store = self.core.store
-        if self._watched < 0:
+        """As WatchHolders does it: a snapshot, then what changed since, over restarts where it can."""
+        store, at = self.core.store, self._watched
+        if at is None or self._is_lost(at):
             self._watching = dict(store.holders)
         else:
-            for delta in merge(store.holder_history.since(self._watched), lambda _: True):
+            history, span = store.holder_history, Span(at.revision, store.revision)
+            for delta in merge(history.lines(span.after), span, lambda _: True, lambda holder: holder.key):
+                if delta is None:
+                    continue
                 if delta.removed:
                     assert self._watching.pop(delta.item.key, None) is not None, delta
                 else:
                     self._watching[delta.item.key] = delta.item
-        self._watched = store.revision
+            self.resumed += at.life != store.lives.now
+        self._watched = store.lives.at(store.revision)
         assert self._watching == store.holders
+
+    def _is_lost(self, position: Position) -> bool:
+        store = self.core.store
+        lost = store.lives.lost(position, store.revision)
+        if lost is None and store.holder_history.can_continue(position.revision):
+            return False
+        # Only what a crash took: everything that was on disk when this life began is gone on from.
+        assert lost is Lost.HISTORY_LOST
+        assert position.revision > self._written, position
+        return True
 
     def _the_store_is_the_host(self) -> None:
         """Everything derived anew from what the host says now is what the store has."""
@@ -376,7 +393,7 @@ class Scene:
             now=self.clock.now,
         )
         identities = Identities(store.identities._by_uid.values())
-        fresh = Store(senses, identities, DEFAULT, epoch="", revision=0)
+        fresh = Store(senses, identities, DEFAULT, lives=Lives("", ""), revision=0)
         uses = self.run(self.sim.host.uses())
         networks = self.run(self.sim.hypervisor.networks())
         with fresh.change(ChangeSource.RECONCILE):

@@ -1,11 +1,16 @@
-"""How a client reaches its server: addresses and channel options."""
+"""How a client reaches its server: addresses, encryption and channel options."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import grpc
+
+from hostdev.policy import service_config
 
 DEFAULT_ADDRESS = "unix:/run/hostdevd/hostdevd.sock"
 ADDRESS_VARIABLE = "HOSTDEV_ADDRESS"
@@ -19,6 +24,7 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     # hostdevd allows a ping every 5 seconds, also while a call waits for a guest without a word.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # a minute otherwise, whatever the line above says
     ("grpc.http2.max_pings_without_data", 0),
     # A server that restarts is back within seconds: gRPC would wait for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -44,10 +50,81 @@ def address_or_default(address: str | None) -> str:
     return chosen
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    """A channel to `address`; it connects with the first call. Without credentials it is not encrypted."""
-    # Without a scheme, gRPC would take a host's name for one.
-    target = address if address.startswith("unix:") else f"dns:///{address}"
-    if credentials is None:
-        return grpc.insecure_channel(target, OPTIONS)
-    return grpc.secure_channel(target, credentials, OPTIONS)
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Encryption: PEM files of the authority to trust, and of this client's certificate with its key (mutual TLS).
+
+    Without `ca`, the system's authorities are trusted. `server_name` is the name in the server's certificate where it
+    is not the one in the address.
+    """
+
+    ca: str | Path | None = None
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a certificate and its key go together")
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """What HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY and HOSTDEV_TLS_SERVER_NAME say; None if nothing."""
+        ca, certificate, key = (os.environ.get(f"HOSTDEV_TLS_{name}") or None for name in ("CA", "CERT", "KEY"))
+        if ca is None and certificate is None and key is None:
+            return None
+        return cls(ca, certificate, key, os.environ.get("HOSTDEV_TLS_SERVER_NAME", ""))
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What gRPC takes.
+
+        Raises:
+            OSError: one of the files cannot be read.
+        """
+        ca, key, certificate = (
+            None if path is None else Path(path).read_bytes() for path in (self.ca, self.key, self.certificate)
+        )
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """All that a channel needs, whatever kind of channel it is."""
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    options: tuple[tuple[str, str | int], ...]
+
+    @classmethod
+    def to(
+        cls, address: str | None, tls: Tls | None, credentials: grpc.ChannelCredentials | None, timeout_s: float
+    ) -> Self:
+        """Address and encryption as given, else from the environment. Credentials go before `tls`.
+
+        Raises:
+            ValueError: no address, or half a pair of certificate and key.
+            OSError: a file of `tls` cannot be read.
+        """
+        options = [*OPTIONS, ("grpc.service_config", service_config(timeout_s))]
+        if credentials is None and (tls := tls or Tls.from_environment()) is not None:
+            credentials = tls.credentials()
+            if tls.server_name:
+                options.append(("grpc.ssl_target_name_override", tls.server_name))
+        return cls(address_or_default(address), credentials, tuple(options))
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC has it: without a scheme, it would take a host's name for one."""
+        return self.address if self.address.startswith("unix:") else f"dns:///{self.address}"
+
+    def open(self) -> grpc.Channel:
+        """A channel that connects with the first call."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target, self.options)
+        return grpc.secure_channel(self.target, self.credentials, self.options)
+
+    def open_async(self) -> grpc.aio.Channel:
+        """The same for asyncio."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.target, self.options)
+        return grpc.aio.secure_channel(self.target, self.credentials, self.options)

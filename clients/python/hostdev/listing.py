@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import Generic, Protocol, Self, TypeVar
 
 Item = TypeVar("Item")
@@ -47,3 +47,45 @@ def _walk(page: AnyPage, fetch: Callable[[str], AnyPage], items: Callable[[AnyPa
         if not page.next_page_token:
             return
         page = fetch(page.next_page_token)
+
+
+class AsyncListing(AsyncIterator[Item], Generic[Item]):
+    """The same for `async for`. Awaiting it fetches the first page, which tells `revision` and `resume_token`."""
+
+    def __init__(self, fetch: Callable[[str], Awaitable[AnyPage]], items: Callable[[AnyPage], Iterable[Item]]) -> None:
+        self.revision = 0
+        self.resume_token = ""
+        self._begun = False
+        self._items = self._walk(fetch, items)
+        self._first: list[Item] = []  # one at most: begun by awaiting
+
+    def __await__(self) -> Generator[object, None, Self]:
+        return self._begin().__await__()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._first:
+            return self._first.pop()
+        return await anext(self._items)
+
+    async def _begin(self) -> Self:
+        if not self._begun:
+            async for item in self._items:
+                self._first.append(item)  # it is asked for first
+                break
+        return self
+
+    async def _walk(
+        self, fetch: Callable[[str], Awaitable[AnyPage]], items: Callable[[AnyPage], Iterable[Item]]
+    ) -> AsyncIterator[Item]:
+        self._begun = True
+        page = await fetch("")
+        self.revision, self.resume_token = page.revision, page.resume_token
+        while True:
+            for item in items(page):
+                yield item
+            if not page.next_page_token:
+                return
+            page = await fetch(page.next_page_token)

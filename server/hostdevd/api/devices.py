@@ -11,7 +11,8 @@ from hostdev.v1 import service_pb2
 from hostdevd import __version__
 from hostdevd.api import render
 from hostdevd.api.context import Context
-from hostdevd.api.filters import device_filter
+from hostdevd.api.feeds import Feed, Filtered, Related
+from hostdevd.api.filters import device_filter, related_names, value_filter
 from hostdevd.api.requests import check_host, text
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.watch import Kind, watch
@@ -86,8 +87,19 @@ class DeviceRpcs:
         """The devices and their changes."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        matches = device_filter(ctx.store, request.filter, strict=False)
-        await watch(ctx.hub, self._device_kind(), matches, request, context)
+        matches = value_filter(request.filter)
+        related = related_names(ctx.store, request.filter)
+        feed: Feed[DeviceView] = (
+            Related(ctx.store, related, matches)
+            if related is not None
+            else Filtered(
+                lambda: ctx.store.device_history,
+                lambda: map(ctx.store.devices.__getitem__, ctx.store.device_names),
+                matches,
+                lambda view: view.uid,  # clients may know a device by it, and its name may go to another
+            )
+        )
+        await watch(ctx.hub, self._device_kind(), feed, request, context)
 
     def _eligible(self, item: _WithAffected) -> bytes:
         view, with_it = item
@@ -106,7 +118,6 @@ class DeviceRpcs:
 
         return Kind(
             history=lambda: ctx.store.device_history,
-            current=lambda: tuple(map(ctx.store.devices.__getitem__, ctx.store.device_names)),
             response=service_pb2.WatchDevicesResponse,
             snapshot=lambda items: service_pb2.WatchDevicesResponse.Snapshot(devices=items),  # type: ignore[arg-type]
             batch=lambda items: service_pb2.WatchDevicesResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]

@@ -19,35 +19,46 @@ Matches = Callable[[DeviceView], bool]
 TYPES = frozenset(field.name for field in device_pb2.Device.DESCRIPTOR.oneofs_by_name["detail"].fields)
 
 
+Names = Callable[[], Iterable[str]]
+"""Names of the devices of now that are something."""
+
+
 class Filter:
     """A `DeviceFilter` as a predicate, and the devices of now that it picks, by name."""
 
-    def __init__(self, store: Store, tests: tuple[Matches, ...], narrowing: Callable[[], Iterable[str]] | None) -> None:
+    def __init__(self, store: Store, matches: Matches, related: Names | None, index: Names | None) -> None:
         self._store = store
-        self._tests = tests
-        self._narrowing = narrowing
+        self._matches = matches
+        self._related = related
+        self._index = related or index
+        self._found: tuple[int, frozenset[str]] = (-1, frozenset())
 
     def __call__(self, view: DeviceView) -> bool:
-        """Whether the device matches."""
-        return all(test(view) for test in self._tests)
+        """Whether the device matches now."""
+        if self._related is not None:
+            if self._found[0] != self._store.revision:
+                self._found = (self._store.revision, frozenset(self._related()))
+            if view.name not in self._found[1]:
+                return False
+        return self._matches(view)
 
     def views(self) -> Iterator[DeviceView]:
         """The devices that match, by name: found by an index where one field of the filter has one."""
         devices = self._store.devices
-        names = self._store.device_names if self._narrowing is None else sorted(self._narrowing())
-        views = (devices[name] for name in names if name in devices)
-        return filter(self, views) if self._tests else views
+        names = self._store.device_names if self._index is None else sorted(self._index())
+        return (devices[name] for name in names if name in devices and self._matches(devices[name]))
 
 
 def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Filter:
-    """The filter of a request. `strict`: unknown devices in it are an error; else they match nothing yet."""
-    relations = tuple(_relations(store, given, strict=strict))
-    tests = (*_value_tests(given), *(relation.matches for relation in relations))
-    narrowing = relations[0].names if relations else _index(store, given)
-    return Filter(store, tests, narrowing)
+    """The filter of a list. `strict`: unknown devices in it are an error; else they match nothing."""
+    related = related_names(store, given)
+    if strict:
+        for device in filter(None, (given.parent, given.affected_by)):
+            find_device(store, device)
+    return Filter(store, value_filter(given), related, _index(store, given))
 
 
-def _index(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], Iterable[str]] | None:
+def _index(store: Store, given: device_pb2.DeviceFilter) -> Names | None:
     """The index that gives the fewest devices, None where only a look at all of them tells."""
     if given.iommu_groups:
         numbers = frozenset(given.iommu_groups)
@@ -56,6 +67,24 @@ def _index(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], Iterabl
         types = frozenset(given.types)
         return lambda: {name for kind in types for name in store.graph.of_type(kind)}
     return None
+
+
+def value_filter(given: device_pb2.DeviceFilter) -> Matches:
+    """What of the filter looks at nothing but the device itself."""
+    tests = tuple(_value_tests(given))
+    return lambda view: all(test(view) for test in tests)
+
+
+def related_names(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], frozenset[str]] | None:
+    """The rest of it: names of the devices that are now what it asks for to others; None when it asks for nothing."""
+    relations: list[Names] = []
+    if given.parent:
+        parent = text("filter.parent", given.parent)
+        relations.append(lambda: _children(store, parent))
+    if given.affected_by:
+        device = text("filter.affected_by", given.affected_by)
+        relations.append(lambda: _affected(store, device))
+    return (lambda: frozenset.intersection(*(frozenset(names()) for names in relations))) if relations else None
 
 
 def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
@@ -90,40 +119,11 @@ def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[st
             raise invalid_field(f"{field}[{index}]", str(error)) from None
 
 
-class _Relation:
-    """The devices that stand in a relation to one, found once per revision."""
-
-    def __init__(self, store: Store, device: str, find: Callable[[Store, DeviceView], Iterable[str]]) -> None:
-        self._store = store
-        self._device = device
-        self._find = find
-        self._found: tuple[int, frozenset[str]] = (-1, frozenset())
-
-    def names(self) -> frozenset[str]:
-        """Who they are now."""
-        if self._found[0] != self._store.revision:
-            view = self._store.device(self._device)
-            names = frozenset(self._find(self._store, view)) if view is not None else frozenset[str]()
-            self._found = (self._store.revision, names)
-        return self._found[1]
-
-    def matches(self, view: DeviceView) -> bool:
-        """Whether a device is one of them."""
-        return view.name in self.names()
+def _children(store: Store, parent: str) -> Iterable[str]:
+    found = store.device(parent)
+    return store.graph.children(found.name) if found is not None else ()
 
 
-def _relations(store: Store, given: device_pb2.DeviceFilter, *, strict: bool) -> Iterator[_Relation]:
-    for name, value, find in (("parent", given.parent, _below), ("affected_by", given.affected_by, _affected)):
-        if value:
-            device = text(f"filter.{name}", value)
-            if strict:
-                find_device(store, device)
-            yield _Relation(store, device, find)
-
-
-def _below(store: Store, view: DeviceView) -> Iterable[str]:
-    return store.graph.children(view.name)
-
-
-def _affected(store: Store, view: DeviceView) -> Iterable[str]:
-    return (item.name for item in affected(store.graph, view.node))
+def _affected(store: Store, device: str) -> Iterable[str]:
+    found = store.device(device)
+    return (item.name for item in affected(store.graph, found.node)) if found is not None else ()

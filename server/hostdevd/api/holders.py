@@ -11,6 +11,7 @@ from hostdev.v1 import service_pb2
 from hostdevd.api import render
 from hostdevd.api.context import Context
 from hostdevd.api.devices import change_kind, change_source
+from hostdevd.api.feeds import Filtered
 from hostdevd.api.requests import check_host, texts
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.watch import Kind, watch
@@ -53,7 +54,10 @@ class HolderRpcs:
         """The holders and their changes."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        await watch(ctx.hub, self._holder_kind(), _filter(request), request, context)
+        feed = Filtered(
+            lambda: ctx.store.holder_history, ctx.store.holders.values, _filter(request), lambda holder: holder.key
+        )
+        await watch(ctx.hub, self._holder_kind(), feed, request, context)
 
     def _holder_kind(self) -> Kind[Holder]:
         ctx = self._ctx
@@ -68,7 +72,6 @@ class HolderRpcs:
 
         return Kind(
             history=lambda: ctx.store.holder_history,
-            current=lambda: tuple(ctx.store.holders.values()),
             response=service_pb2.WatchHoldersResponse,
             snapshot=lambda items: service_pb2.WatchHoldersResponse.Snapshot(holders=items),  # type: ignore[arg-type]
             batch=lambda items: service_pb2.WatchHoldersResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]

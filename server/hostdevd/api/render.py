@@ -178,7 +178,7 @@ class Renderer:
         return [
             device_pb2.AffectedDevice(
                 name=item.name,
-                uid=self._store.identities.get(item.name) or "",
+                uid=item.uid or self._store.identities.get(item.name) or "",
                 type=item.type,
                 role=device_pb2.AffectedDeviceRole.Value(f"AFFECTED_DEVICE_ROLE_{item.role}"),
             )

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from hostdevd.core.errors import HostdevError
+from hostdevd.core.past import Position
 from hostdevd.core.store import Store
 
-_TOKEN = re.compile(r"r1\.([0-9a-f]{32})\.([0-9]{1,19})")
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A revision of one state directory's life."""
-
-    epoch: str
-    revision: int
+# Before there were lives, tokens had none: those are understood, and too old.
+_TOKEN = re.compile(r"r1\.([0-9a-f]{32})\.(?:([0-9a-f]{16})\.)?([0-9]{1,19})")
 
 
 def resume_token(store: Store, revision: int | None = None) -> str:
     """The token of a revision, the current one by default."""
-    return make_token(store.epoch, store.revision if revision is None else revision)
+    return make_token(store.lives.at(store.revision if revision is None else revision))
 
 
-def make_token(epoch: str, revision: int) -> str:
-    """The token of a revision of this epoch."""
-    return f"r1.{epoch}.{revision}"
+def make_token(position: Position) -> str:
+    """The token of a position."""
+    return f"r1.{position.epoch}.{position.life}.{position.revision}"
 
 
 def read_token(token: str) -> Position:
@@ -36,4 +29,4 @@ def read_token(token: str) -> Position:
         raise HostdevError(
             "INVALID_RESUME_TOKEN", "resume_token is not one of hostdevd's", metadata={"field": "resume_token"}
         )
-    return Position(match[1], int(match[2]))
+    return Position(match[1], match[2] or "", int(match[3]))

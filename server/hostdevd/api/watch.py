@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -18,13 +18,15 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from hostdev.v1 import service_pb2
+from hostdevd.api.feeds import Feed, Unknown
 from hostdevd.api.render import timestamp
 from hostdevd.api.requests import duration_s
 from hostdevd.api.tokens import make_token, read_token
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.history import Batch, Delta, History, merge
+from hostdevd.core.history import Delta, History, Span
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
+from hostdevd.core.turns import Turn
 
 T = TypeVar("T")
 
@@ -92,7 +94,6 @@ class Kind(Generic[T]):
     """What differs between a watch of holders and one of devices."""
 
     history: Callable[[], History[T]]
-    current: Callable[[], Sequence[T]]
     response: Callable[..., Any]
     snapshot: Callable[[list[Message]], Any]
     batch: Callable[[list[Message]], Any]
@@ -103,7 +104,7 @@ class Kind(Generic[T]):
 async def watch(
     hub: Hub,
     kind: Kind[T],
-    matches: Callable[[T], bool],
+    feed: Feed[T],
     request: Any,
     context: grpc.aio.ServicerContext[Any, Any],
 ) -> None:
@@ -117,7 +118,7 @@ async def watch(
     if call is None:
         raise AssertionError
     call.add_done_callback(lambda _: hub.leave(woken))  # not before: the status of an error is still to be sent
-    stream = _Stream(hub, kind, matches, context, interval)
+    stream = _Stream(hub, kind, feed, context, interval)
     await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
     await stream.follow(woken)
 
@@ -131,11 +132,8 @@ class _Start:
         if not token:
             return
         position = read_token(token)
-        if position.epoch != store.epoch:
-            self.reset = "NEW_EPOCH"
-        elif position.revision > store.revision:
-            self.reset = "TOKEN_AHEAD"
-        else:
+        self.reset = store.lives.lost(position, store.revision)
+        if position.epoch == store.epoch:
             self.revision = position.revision
 
 
@@ -144,26 +142,29 @@ class _Stream(Generic[T]):
         self,
         hub: Hub,
         kind: Kind[T],
-        matches: Callable[[T], bool],
+        feed: Feed[T],
         context: grpc.aio.ServicerContext[Any, Any],
         interval_s: float,
     ) -> None:
         self._hub = hub
         self._kind = kind
-        self._matches = matches
+        self._feed = feed
         self._context = context
         self._interval_s = interval_s
         self._position = 0
-        self._epoch = hub.store.epoch
+        self._lives = hub.store.lives
+        self._replay = False
+        self._synced_time = hub.sync.synced_time
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
-        if start.revision is not None and start.revision < self._kind.history().oldest:
+        if start.revision is not None and not self._kind.history().can_continue(start.revision):
             start.reset = "TOKEN_TOO_OLD"
         if start.reset is not None:
             await self._reset(start.reset)
         elif start.revision is not None:
             self._position = start.revision
+            self._replay = True
         elif changes_only:
             self._position = self._hub.store.revision
             await self._bookmark()
@@ -177,52 +178,58 @@ class _Stream(Generic[T]):
         next_batch = 0.0
         while True:
             woken.clear()  # before looking: a commit from here on is not missed
-            if self._hub.draining:
-                await self._bookmark()
-                raise _shutting_down()
-            if self._epoch != self._hub.store.epoch:  # the state store could be read at last
-                await self._reset("NEW_EPOCH")
             now = loop.time()
             pending = self._hub.store.revision > self._position
-            if pending and now >= next_batch:
-                if await self._changes():
-                    next_batch = loop.time() + BATCH_INTERVAL_S
+            if self._hub.draining:
+                if pending:
+                    await asyncio.sleep(max(next_batch - now, 0.0))
+                    await self._changes()
+                await self._bookmark()
+                raise _shutting_down()
+            if self._lives is not self._hub.store.lives:  # the state store could be read at last
+                await self._reset("NEW_EPOCH")
             elif now >= next_bookmark:
                 await self._bookmark()
                 next_bookmark = loop.time() + self._jittered()
+            elif pending and now >= next_batch:
+                if await self._changes():
+                    next_batch = loop.time() + BATCH_INTERVAL_S
             elif pending:
                 await asyncio.sleep(min(next_batch, next_bookmark) - now)
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), next_bookmark - now)
+                    async with asyncio.timeout_at(next_bookmark):
+                        await woken.wait()
 
     async def _changes(self) -> bool:
         """Send what lies behind the client's position; False when none of it is for this filter."""
-        history = self._kind.history()
-        if self._position < history.oldest:
+        if not self._kind.history().can_continue(self._position):
             await self._reset("HISTORY_LOST")
             return True
-        batches: list[Batch[T]] = history.since(self._position)
-        revision = self._hub.store.revision
-        deltas = merge(batches, self._matches)
-        self._position = revision
-        changes = [self._kind.change(delta) for delta in deltas]
-        for part, last in _parts(changes):
+        revision, synced_time = self._hub.store.revision, self._hub.sync.synced_time
+        try:
+            deltas = await self._feed.since(Span(self._position, revision, self._replay))
+        except Unknown:
+            await self._reset("HISTORY_LOST")
+            return True
+        self._position, self._synced_time, self._replay = revision, synced_time, False
+        async for part, last in _parts(map(self._kind.change, deltas)):
             await self._write(self._response(revision, exact=last, change_batch=self._kind.batch(part)))
-        return bool(changes)
+        return bool(deltas)
 
     async def _snapshot(self) -> None:
-        revision = self._hub.store.revision
-        self._position = revision
-        items = [self._kind.item(item) for item in self._kind.current() if self._matches(item)]
-        for part, _ in _parts(items) if items else iter([([], True)]):
+        revision, self._lives = self._hub.store.revision, self._hub.store.lives
+        self._position, self._synced_time, self._replay = revision, self._hub.sync.synced_time, False
+        items, sent = self._feed.snapshot(), False
+        async for part, _ in _parts(map(self._kind.item, items)):
             await self._write(self._response(revision, exact=False, snapshot=self._kind.snapshot(part)))
-        await self._write(self._response(revision, exact=True, bookmark=self._synced()))
+            sent = True
+        if not sent:
+            await self._write(self._response(revision, exact=False, snapshot=self._kind.snapshot([])))
+        await self._bookmark()
 
     async def _reset(self, reason: str) -> None:
-        value = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}")
-        self._epoch = self._hub.store.epoch
-        revision = self._hub.store.revision
+        value, revision = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}"), self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
 
@@ -230,11 +237,13 @@ class _Stream(Generic[T]):
         await self._write(self._response(self._position, exact=True, bookmark=self._synced()))
 
     def _synced(self) -> service_pb2.Bookmark:
-        synced = self._hub.sync.synced_time
+        if self._position == self._hub.store.revision:
+            self._synced_time = self._hub.sync.synced_time
+        synced = self._synced_time  # what the client has may be older than the store
         return service_pb2.Bookmark(synced_time=timestamp(synced) if synced is not None else None)
 
     def _response(self, revision: int, *, exact: bool, **event: Any) -> Any:
-        token = make_token(self._epoch, revision) if exact else ""
+        token = make_token(self._lives.at(revision)) if exact else ""
         return self._kind.response(revision=revision, resume_token=token, **event)
 
     async def _write(self, message: Any) -> None:
@@ -258,10 +267,11 @@ def _interval(request: Any) -> float:
     return duration_s("bookmark_interval", request.bookmark_interval, low=1.0, high=300.0)
 
 
-def _parts(messages: list[Message]) -> Iterator[tuple[list[Message], bool]]:
+async def _parts(messages: Iterable[Message]) -> AsyncIterator[tuple[list[Message], bool]]:
     """Messages in portions that fit a gRPC message, each with whether it is the last."""
     part: list[Message] = []
     used = 0
+    turn = Turn()
     for message in messages:
         size = message.ByteSize()
         if part and used + size > MESSAGE_BYTES:
@@ -269,6 +279,8 @@ def _parts(messages: list[Message]) -> Iterator[tuple[list[Message], bool]]:
             part, used = [], 0
         part.append(message)
         used += size
+        if turn.is_over():
+            await turn.next()
     if part:
         yield part, True
 

@@ -36,6 +36,8 @@ class Affected:
     name: str
     type: str
     role: AffectedRole
+    uid: str = ""
+    """Set where it must be told after the device has gone."""
 
 
 def member_role(device: NodeDevice) -> MemberRole:

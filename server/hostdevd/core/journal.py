@@ -1,4 +1,4 @@
-"""What must survive a crash: intents and steps of operations, assignments, request ids, identities, revisions.
+"""What must survive a crash: operations, assignments, request ids, identities, revisions, holders.
 
 One SQLite file in the state directory (WAL, synchronous FULL), written on one thread of its own. Records
 travel as JSON of their dataclasses. A write that fails raises `STATE_STORE_UNAVAILABLE`: whoever was about
@@ -21,8 +21,10 @@ from typing import TypeVar
 from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
+from hostdevd.core.past import Lives, Past, Written
+from hostdevd.core.past_file import begin_life, read_lives, read_past, write_past
 from hostdevd.core.records import assignment_from_json, failure_from_json, to_json
-from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file, replaced
+from hostdevd.core.statefile import FILE, StateFault, StateUnusable, broken, fault_of, open_file, replaced, transaction
 
 T = TypeVar("T")
 
@@ -46,16 +48,18 @@ class RequestRecord:
 class Loaded:
     """What the journal held at start."""
 
-    epoch: str
+    lives: Lives
     revision: int
     identities: tuple[Identity, ...]
     assignments: tuple[Assignment, ...]
     requests: tuple[RequestRecord, ...]
+    past: Past | None = None
+    """The holders as they were; None where they never were written."""
 
     @classmethod
     def nothing(cls) -> Loaded:
         """What is known while the journal cannot be read: nothing, under an epoch that no other life has."""
-        return cls(uuid.uuid4().hex, 0, (), (), ())
+        return cls(Lives(uuid.uuid4().hex, _new_life()), 0, (), (), ())
 
 
 class Journal:
@@ -215,6 +219,10 @@ class Journal:
             )
         )
 
+    async def save_holders(self, written: Written) -> None:
+        """Write the holders and what changed of them."""
+        await self._write(lambda db: write_past(db, written))
+
     async def reserve_revisions(self, revision: int) -> None:
         """Make sure that a restart continues beyond this revision."""
         if revision + REVISION_BLOCK // 2 < self._reserved:
@@ -229,10 +237,11 @@ class Journal:
         self._claim()
         db = open_file(self._directory)
         try:
-            loaded = self._read(db)
             # The first write: on a full disk, or a read-only one, it ends here.
-            reserved = loaded.revision + REVISION_BLOCK
-            _set_meta(db, "revision", str(reserved))
+            with transaction(db):
+                loaded = self._read(db, _new_life())
+                reserved = loaded.revision + REVISION_BLOCK
+                _set_meta(db, "revision", str(reserved))
             self._file = self._present()
         except BaseException:
             db.close()
@@ -253,11 +262,12 @@ class Journal:
         if not there:
             raise replaced(self._directory / FILE)
 
-    def _read(self, db: sqlite3.Connection) -> Loaded:
+    def _read(self, db: sqlite3.Connection, life: str) -> Loaded:
         try:
+            begin_life(db, life)
             meta = dict(db.execute("SELECT key, value FROM meta"))
             return Loaded(
-                epoch=meta["epoch"],
+                lives=Lives(meta["epoch"], life, read_lives(db)),
                 revision=int(meta.get("revision", "0")),
                 identities=tuple(
                     Identity(uid, tuple(json.loads(keys))) for uid, keys in db.execute("SELECT uid, keys FROM identity")
@@ -271,6 +281,7 @@ class Journal:
                         "SELECT request_id, caller, fingerprint, assignment, failure, time FROM request"
                     )
                 ),
+                past=read_past(db),
             )
         except sqlite3.Error as error:
             # What cannot be read for now is told as such; a table or a column that is not there will not come.
@@ -297,15 +308,8 @@ class Journal:
         if self._db is None:
             raise sqlite3.ProgrammingError("the state store is closed")
         self._require_file()
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            result = work(self._db)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        return result
+        with transaction(self._db):
+            return work(self._db)
 
     async def _run(self, work: Callable[[], T]) -> T:
         # Shielded: a write that began ends, whatever becomes of who asked for it.
@@ -320,6 +324,10 @@ def _unavailable(fault: StateFault) -> HostdevError:
         metadata={"why": fault.why, "remedy": fault.remedy},
         retry_after_s=10.0,
     )
+
+
+def _new_life() -> str:
+    return uuid.uuid4().hex[:16]
 
 
 def _set_meta(db: sqlite3.Connection, key: str, value: str) -> None:

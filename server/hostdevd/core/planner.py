@@ -6,6 +6,7 @@ A dry run and a real call go through here; only the real one goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from hostdevd.core import preflight
 from hostdevd.core.assignments import Assignment, GroupPolicy, Scope
@@ -96,7 +97,8 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
         raise _already_attached(domain, target, extends)
     plan = Plan(
         steps=tuple(_steps(store, devices)),
-        affected=lost,
+        # With its uid as it is now: when the plan is told, the device may be gone from the host.
+        affected=tuple(replace(item, uid=store.identities.get(item.name) or "") for item in lost),
         side_effects=tuple(_side_effects(store, domain, devices, lost)),
         blockers=(
             *preflight.held_by_others(store, domain, target),

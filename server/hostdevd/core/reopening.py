@@ -59,7 +59,7 @@ class Reopening:
 
     def _take_over(self, loaded: Loaded) -> None:
         with self._store.change(ChangeSource.RECONCILE):
-            self._store.adopt(epoch=loaded.epoch, revision=loaded.revision, identities=loaded.identities)
+            self._store.adopt(loaded.lives, loaded.revision, loaded.identities, loaded.past)
             self._engine.load(loaded)
         self._engine.recover()
         log.info("the state store can be used again", assignments=len(loaded.assignments))

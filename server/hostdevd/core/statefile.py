@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-SCHEMA_VERSION = 1
 FILE = "state.sqlite"
 
-_SCHEMA = """
+_FIRST_SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE identity (uid TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT;
 CREATE TABLE assignment (
@@ -32,6 +33,18 @@ CREATE TABLE step (
     started REAL NOT NULL, ended REAL, outcome TEXT
 ) STRICT;
 """
+
+# Holders are as they were at the last revision of the last life. `holder_batch` has the changes of a revision,
+# from the one after meta's `holders_since` on. `life.last`: up to there a life's positions are known.
+_HOLDERS = """
+CREATE TABLE life (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last INTEGER NOT NULL) STRICT;
+CREATE TABLE holder (key TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE holder_batch (revision INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+"""
+
+_SCHEMAS = (_FIRST_SCHEMA, _HOLDERS)
+"""What each version has beyond the one before it; a new file is made of all of them too. Only ever added to."""
+SCHEMA_VERSION = len(_SCHEMAS)
 
 _BESIDE = ("-wal", "-shm", "-journal")
 _FULL = frozenset({"SQLITE_FULL"})
@@ -70,10 +83,24 @@ def open_file(directory: Path) -> sqlite3.Connection:
         _check(path, db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        _migrate(db, SCHEMA_VERSION)
     except BaseException:
         db.close()
         raise
     return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. To close the connection is not enough: what was not read to its end keeps the file locked."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def broken(path: Path, what: str) -> StateUnusable:
@@ -119,9 +146,8 @@ def _make(path: Path) -> None:
         new.with_name(new.name + ending).unlink(missing_ok=True)
     db = sqlite3.connect(new, isolation_level=None)
     try:
-        db.executescript(_SCHEMA)
+        _migrate(db, SCHEMA_VERSION)
         db.execute("INSERT INTO meta VALUES ('epoch', ?)", (uuid.uuid4().hex,))
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     finally:
         db.close()
     new.rename(path)
@@ -137,8 +163,20 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
     if found > SCHEMA_VERSION:
         why = f"{path} is of a newer hostdevd (schema {found}, this one knows {SCHEMA_VERSION})"
         raise StateUnusable(StateFault(why, "run that hostdevd again, or restore a back-up from before it"))
-    if found < SCHEMA_VERSION:
+    if found < 1:
         raise broken(path, "it is empty, or no state file of hostdevd's")
     damage = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if damage != "ok":
         raise broken(path, damage)
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring a file to a later version, all or nothing; what is in it stays."""
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found == version:
+        return
+    with transaction(db):
+        for schema in _SCHEMAS[found:version]:
+            for statement in schema.split(";"):  # `executescript` would end the transaction
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {version}")

@@ -35,6 +35,7 @@ from hostdevd.core.model import (
     NodeDevice,
     PciFacts,
 )
+from hostdevd.core.past import Lives, Past
 from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.pools import PoolUses, is_given, pool_uses
 from hostdevd.core.ports import DriverState
@@ -70,8 +71,9 @@ class Store:
         identities: Identities,
         profile: Profile,
         *,
-        epoch: str,
+        lives: Lives,
         revision: int,
+        past: Past | None = None,
         policy: Policy = NO_POLICY,
     ) -> None:
         self._senses = senses
@@ -93,7 +95,7 @@ class Store:
         self._by_service: defaultdict[str, set[str]] = defaultdict(set)
         self._claims: defaultdict[str, set[str]] = defaultdict(set)
         self.graph = DeviceGraph()
-        self.epoch = epoch
+        self.lives = lives
         self.revision = revision
         self.devices: dict[str, DeviceView] = {}
         self._device_names: tuple[str, ...] | None = None
@@ -101,7 +103,10 @@ class Store:
         self.holders: dict[str, Holder] = {}
         self.assignments: dict[str, Assignment] = {}
         self.device_history: History[DeviceView] = History(revision)
-        self.holder_history: History[Holder] = History(revision)
+        self.holder_history: History[Holder] = History(past.oldest, past.batches) if past else History(revision)
+        self._past = past.holders if past else ()
+        self.is_whole = False
+        """Whether the host was ever read: until then the holders of the last life are nobody's to see."""
         self.on_commit: list[Callable[[int], None]] = []
         self._dirty_devices: set[str] = set()
         self._dirty_domains: set[str] = set()
@@ -115,6 +120,11 @@ class Store:
         self._depth = 0
 
     # --- reading -------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> str:
+        """Which state directory the revisions are of."""
+        return self.lives.epoch
 
     @property
     def identities(self) -> Identities:
@@ -187,13 +197,21 @@ class Store:
             if self._depth == 0:
                 self._commit_or_keep(source)
 
-    def adopt(self, *, epoch: str, revision: int, identities: Iterable[Identity]) -> None:
+    def begin_whole(self) -> None:
+        """Compare with the holders of the last life; call within the `change` that has all that there is now."""
+        for holder in self._past:
+            self._replace_holder(holder.key, self.holders.get(holder.key), holder)
+            self._dirty_domains.add(holder.vm.uuid)
+        self._past = ()
+        self.is_whole = True
+
+    def adopt(self, lives: Lives, revision: int, identities: Iterable[Identity], past: Past | None) -> None:
         """Go on as a state store says that could not be read until now; call within `change`.
 
         The revisions so far were of another epoch. The next one lies beyond theirs and the stored ones, and no
-        position from before it can be continued.
+        position from before it can be continued. Holders that are there still have been since they were.
         """
-        self.epoch = epoch
+        self.lives = lives
         self.revision = max(self.revision, revision) + 1
         self.device_history = History(self.revision)
         self.holder_history = History(self.revision)
@@ -202,6 +220,9 @@ class Store:
         self._dirty_groups.update(group.iommu_group for group in self.groups.values())
         self._dirty_domains.update(self._domains)
         self._assignments_changed = True
+        self._past = past.holders if past else ()
+        if self.is_whole:
+            self.begin_whole()
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""

@@ -288,6 +288,7 @@ class Sync:
         uses = await self._host.uses(listed)
         source = ChangeSource.RECONCILE
         with self._store.change(source):
+            self._store.begin_whole()
             names = {device.name for device in devices}
             gone = [name for name in self._store.graph.nodes if name not in names]
             self._store.remove_devices(name for name in gone if self._newer(self._device_ticket, name, ticket))

@@ -18,18 +18,21 @@ async def no_checks() -> Any:
     return ()
 
 
-def service_of(m: Machine) -> HostDeviceService:
+def context_of(m: Machine, hub: Hub) -> Context:
     core = m.core
-    context = Context(
+    return Context(
         store=core.store,
         sync=core.sync,
         engine=core.engine,
         pages=Pages(m.clock.now),
         renderer=Renderer(core.store, lambda: "host"),
-        hub=Hub(core.store, core.sync),
+        hub=hub,
         checks=no_checks,
     )
-    return HostDeviceService(context)
+
+
+def service_of(m: Machine) -> HostDeviceService:
+    return HostDeviceService(context_of(m, Hub(m.core.store, m.core.sync)))
 
 
 async def devices(

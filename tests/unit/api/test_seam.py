@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -20,6 +21,7 @@ from hostdevd.api import watch as watching
 from hostdevd.api.errors import DETAILS_TRAILER
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.watch import Hub
+from hostdevd.core.past import Lives
 
 METHOD = "hostdev.v1.Test"
 
@@ -74,34 +76,49 @@ async def test_bytes_that_are_no_request_are_an_invalid_field(tmp_path: Path) ->
             assert "pars" not in (failure.value.details() or "").lower()
 
 
-async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Flood:
+    """A watch whose snapshot is more than a connection takes without a reader."""
+
+    hub: Hub
+    handlers: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def _stream(self, request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.handlers.add(task)
+        kind: Any = watching.Kind(
+            history=lambda: None,  # type: ignore[arg-type,return-value]
+            response=lambda **event: bytes(event.get("snapshot") or b""),
+            snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
+            batch=list,
+            item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
+            change=None,  # type: ignore[arg-type]
+        )
+        feed: Any = SimpleNamespace(snapshot=lambda: range(64))
+        await watching.watch(self.hub, kind, feed, request, context)
+
+    def handler(self) -> Any:
+        decode = service_pb2.WatchDevicesRequest.FromString
+        return grpc.unary_stream_rpc_method_handler(self._stream, request_deserializer=decode)
+
+
+@pytest.fixture
+def flood() -> Flood:
+    store: Any = SimpleNamespace(on_commit=[], lives=Lives("0" * 32, "0" * 16), revision=1)
+    return Flood(Hub(store, cast("Any", SimpleNamespace(first_sync=True, synced_time=None))))
+
+
+async def test_a_client_that_does_not_read_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: Flood
+) -> None:
     monkeypatch.setattr(watching, "WRITE_LIMIT_S", 0.3)
-    store: Any = SimpleNamespace(on_commit=[], epoch="0" * 32, revision=1)
-    sync: Any = SimpleNamespace(first_sync=True, synced_time=None)
-    hub = Hub(store, sync)
-    kind: Any = watching.Kind(
-        history=lambda: None,  # type: ignore[arg-type,return-value]
-        current=lambda: range(64),
-        response=lambda **event: bytes(event.get("snapshot") or b""),
-        snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
-        batch=list,
-        item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
-        change=None,  # type: ignore[arg-type]
-    )
-    handlers: set[asyncio.Task[Any] | None] = set()
-
-    async def stream(request: Any, context: Any) -> None:
-        handlers.add(asyncio.current_task())
-        await watching.watch(hub, kind, lambda _: True, request, context)
-
-    decode = service_pb2.WatchDevicesRequest.FromString
-    handler: Any = grpc.unary_stream_rpc_method_handler(stream, request_deserializer=decode)
-    async with served(tmp_path, ErrorSeam(), Watch=handler) as address, open_channel(address) as channel:
+    hub = flood.hub
+    async with served(tmp_path, ErrorSeam(), Watch=flood.handler()) as address, open_channel(address) as channel:
         call = channel.unary_stream(f"/{METHOD}/Watch")(b"")
         await call.read()
         assert hub.watchers == 1
-        (task,) = handlers
-        assert task is not None
+        (task,) = flood.handlers
         begun = time.monotonic()
         await asyncio.wait({task}, timeout=0.8)
         assert not task.done()
@@ -113,6 +130,20 @@ async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch
         assert hub.watchers == 0
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await asyncio.wait_for(read_all(call), 10)
+
+
+async def test_a_watcher_that_is_cancelled_behind_a_stuck_write_is_gone(tmp_path: Path, flood: Flood) -> None:
+    async with served(tmp_path, ErrorSeam(), Watch=flood.handler()) as address, open_channel(address) as channel:
+        call = channel.unary_stream(f"/{METHOD}/Watch")(b"")
+        await call.read()
+        (task,) = flood.handlers
+        await asyncio.wait({task}, timeout=0.5)
+        assert not task.done()
+        call.cancel()
+        await asyncio.wait({task}, timeout=10)  # of the 30 seconds that the write itself may take
+        assert task.done()
+        await asyncio.sleep(0)
+        assert flood.hub.watchers == 0
 
 
 async def test_what_waits_at_shutdown_is_told_so(tmp_path: Path) -> None:

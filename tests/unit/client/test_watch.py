@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from hostdev import HostdevApiError, HostdevClient, Patience, watch_holders
+from hostdev import HostdevApiError, HostdevClient, Patience
 from hostdev.v1 import service_pb2
 from hostdev.v1.service_pb2 import WatchHoldersRequest, WatchHoldersResponse
 from unit.client import fake_host
@@ -83,7 +83,7 @@ def test_resumes_at_the_last_processed_token(server: FakeHostdevd, client: Hostd
         script(batch("t4")),
     ]
     pauses = Pauses()
-    seen = events(watch_holders(client, vms=["web"], patience=pauses.patience()), 5)
+    seen = events(client.watch_holders(vms=["web"], patience=pauses.patience()), 5)
     assert seen == ["snapshot", "bookmark", "change_batch", "change_batch", "change_batch"]
     assert tokens(server) == ["", "t2", "t3"]
     assert {tuple(request.vms) for request in server.asked(WatchHoldersRequest)} == {("web",)}
@@ -101,14 +101,14 @@ def test_pauses_grow_and_obey_the_server(server: FakeHostdevd, client: HostdevCl
         script(bookmark("t3")),
     ]
     pauses = Pauses()
-    assert events(watch_holders(client, patience=pauses.patience()), 3) == ["bookmark"] * 3
+    assert events(client.watch_holders(patience=pauses.patience()), 3) == ["bookmark"] * 3
     assert pauses == [0.25, 0.5, 1.0, 6.0, 0.25]
     assert tokens(server) == ["", "t1", "t1", "t1", "t1", "t2"]
 
 
 def test_an_interrupted_snapshot_starts_over_with_a_reset(server: FakeHostdevd, client: HostdevClient) -> None:
     server.watches = [script(snapshot(), then=gone()), script(snapshot(), bookmark("t1"))]
-    seen = list(itertools.islice(watch_holders(client, patience=Pauses().patience()), 4))
+    seen = list(itertools.islice(client.watch_holders(patience=Pauses().patience()), 4))
     assert [message.WhichOneof("event") for message in seen] == ["snapshot", "reset", "snapshot", "bookmark"]
     assert seen[1].revision == 0
     assert seen[1].reset.reason == service_pb2.RESET_REASON_HISTORY_LOST
@@ -120,7 +120,7 @@ def test_a_token_from_before_a_reset_is_never_sent_again(server: FakeHostdevd, c
         script(snapshot(), bookmark("t9"), then=gone()),
         script(batch("t10")),
     ]
-    watch = watch_holders(client, resume_token="old", changes_only=True, patience=Pauses().patience())  # noqa: S106
+    watch = client.watch_holders(resume_token="old", changes_only=True, patience=Pauses().patience())  # noqa: S106
     assert events(watch, 6) == ["reset", "snapshot", "reset", "snapshot", "bookmark", "change_batch"]
     assert tokens(server) == ["old", "", "t9"]
     assert [request.changes_only for request in server.asked(WatchHoldersRequest)] == [True, False, False]
@@ -131,7 +131,7 @@ def test_three_silent_intervals_are_death(server: FakeHostdevd, client: HostdevC
     told: list[HostdevApiError] = []
     patience = Patience(0.05, interrupted=lambda error, _: told.append(error), pause=lambda _: None)
     began = time.monotonic()
-    assert events(watch_holders(client, patience=patience), 2) == ["bookmark", "bookmark"]
+    assert events(client.watch_holders(patience=patience), 2) == ["bookmark", "bookmark"]
     assert 0.15 <= time.monotonic() - began < 5
     assert tokens(server) == ["", "t1"]
     assert "no sign of life" in told[0].message
@@ -139,7 +139,7 @@ def test_three_silent_intervals_are_death(server: FakeHostdevd, client: HostdevC
 
 def test_a_slow_reader_is_not_silence(server: FakeHostdevd, client: HostdevClient) -> None:
     server.watches = [script(bookmark("t1"), bookmark("t2"))]
-    watch = watch_holders(client, patience=Patience(0.05, pause=lambda _: pytest.fail("interrupted")))
+    watch = client.watch_holders(patience=Patience(0.05, pause=lambda _: pytest.fail("interrupted")))
     assert next(watch).resume_token == "t1"  # noqa: S105
     time.sleep(0.4)
     assert next(watch).resume_token == "t2"  # noqa: S105
@@ -148,13 +148,13 @@ def test_a_slow_reader_is_not_silence(server: FakeHostdevd, client: HostdevClien
 def test_a_watch_that_never_began_is_an_error(server: FakeHostdevd, client: HostdevClient) -> None:
     server.watches = [script(then=gone())]
     with pytest.raises(HostdevApiError, match="SHUTTING_DOWN"):
-        next(watch_holders(client, patience=Pauses().patience()))
+        next(client.watch_holders(patience=Pauses().patience()))
 
 
 def test_what_trying_again_does_not_cure_is_raised(server: FakeHostdevd, client: HostdevClient) -> None:
     refusal = Refused(grpc.StatusCode.PERMISSION_DENIED, "no", error_info("NOT_ALLOWED"))
     server.watches = [script(bookmark("t1"), then=gone()), script(then=refusal)]
-    watch = watch_holders(client, patience=Pauses().patience())
+    watch = client.watch_holders(patience=Pauses().patience())
     next(watch)
     with pytest.raises(HostdevApiError, match="NOT_ALLOWED"):
         next(watch)
@@ -169,7 +169,7 @@ def test_closing_a_watch_ends_its_stream(server: FakeHostdevd, client: HostdevCl
         ended.wait(10)
 
     server.watches = [serve]
-    watch = watch_holders(client)
+    watch = client.watch_holders()
     next(watch)
     watch.close()
     assert ended.wait(5)

@@ -26,6 +26,7 @@ from hostdevd.core.model import (
     Vm,
     VmState,
 )
+from hostdevd.core.past import Lives
 from hostdevd.core.ports import DriverState, IdentityFacts
 from hostdevd.core.profiles import DEFAULT
 from hostdevd.core.store import Senses, Store
@@ -142,4 +143,4 @@ def store(identities: Mapping[str, IdentityFacts] | None = None, drivers: Driver
         block_paths=lambda _: (),
         now=lambda: 1000.0,
     )
-    return Store(senses, Identities(), DEFAULT, epoch="e", revision=0)
+    return Store(senses, Identities(), DEFAULT, lives=Lives("e", "life"), revision=0)

@@ -70,7 +70,7 @@ async def test_a_journal_goes_on_where_it_ended(tmp_path: Path) -> None:
     await journal.reserve_revisions(REVISION_BLOCK)
     journal = await reopened(journal, tmp_path)
     again = await journal.open()
-    assert again.epoch == first.epoch
+    assert again.lives.epoch == first.lives.epoch
     assert again.assignments == (ONE,)
     assert again.requests == (REQUEST,)
     assert again.identities == (Identity("dev-0", ("strong", "weak")),)

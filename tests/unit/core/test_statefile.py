@@ -160,7 +160,7 @@ async def test_moved_away_it_begins_anew_and_not_with_what_was_left_behind(tmp_p
     assert not path.exists()
     (tmp_path / "state.sqlite-wal").unlink()
     after = await opened(tmp_path)
-    assert after.epoch != before.epoch
+    assert after.lives.epoch != before.lives.epoch
 
 
 async def test_a_start_that_was_cut_short_leaves_nothing_in_the_way(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ async def main():
         print(error.reason, journal.is_open)
     room(resource.RLIM_INFINITY)
     second = await journal.open()
-    print(first.epoch == second.epoch, second.revision > first.revision)
+    print(first.lives.epoch == second.lives.epoch, second.revision > first.revision)
     room(0)
     try:
         await journal.probe()

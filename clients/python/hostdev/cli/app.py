@@ -10,11 +10,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from typer.core import TyperGroup
 
-from hostdev.channel import ADDRESS_VARIABLE, DEFAULT_ADDRESS, address_or_default
+from hostdev.channel import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Tls, address_or_default
 from hostdev.cli import admin, assignments, attach, detach, devices, groups, holders, host, tree, watch, why
 from hostdev.cli.failures import BROKEN_PIPE, INTERRUPTED, REFUSED, Refusal, abandon_output, report
 from hostdev.cli.output import Output, line, note
@@ -111,17 +110,18 @@ def connect(
 ) -> None:
     """Open the session that all commands share."""
     del show_version
-    client = HostdevClient(address, credentials=_credentials(tls_ca, tls_cert, tls_key))
+    client = HostdevClient(address, tls=_tls(tls_ca, tls_cert, tls_key))
     context.obj = Session(client, output)
     context.call_on_close(client.close)
 
 
-def _credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials | None:
+def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
     if ca is None and certificate is None and key is None:
         return None
-    if (certificate is None) != (key is None):
-        raise typer.BadParameter("--tls-cert and --tls-key go together")
-    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in (ca, key, certificate)))
+    try:
+        return Tls(ca, certificate, key)
+    except ValueError:
+        raise typer.BadParameter("--tls-cert and --tls-key go together") from None
 
 
 for _part in (host, devices, tree, why, groups, attach, detach, assignments, holders, watch, admin):

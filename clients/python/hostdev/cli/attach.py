@@ -19,8 +19,8 @@ from hostdev.cli.progress import waiting
 from hostdev.cli.records import record_views, refuse_failed, refuse_unfinished
 from hostdev.cli.session import Session, session_of
 from hostdev.cli.words import word
-from hostdev.client import DEFAULT_WAIT_S
 from hostdev.errors import HostdevApiError
+from hostdev.requests import DEFAULT_WAIT_S
 from hostdev.v1 import assignment_pb2, service_pb2
 
 _POLL_S = 0.5

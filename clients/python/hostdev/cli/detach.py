@@ -12,7 +12,7 @@ from hostdev.cli.output import note
 from hostdev.cli.progress import waiting
 from hostdev.cli.records import record_views, refuse_unfinished
 from hostdev.cli.session import session_of
-from hostdev.client import DEFAULT_WAIT_S
+from hostdev.requests import DEFAULT_WAIT_S
 from hostdev.v1 import assignment_pb2
 
 

@@ -24,8 +24,8 @@ from hostdev.cli.output import Output, json_line, note
 from hostdev.cli.session import Session, session_of
 from hostdev.cli.words import local_time, lower, plain, scopes
 from hostdev.errors import HostdevApiError
+from hostdev.progress import DEFAULT_BOOKMARK_INTERVAL_S, Patience
 from hostdev.v1 import device_pb2, holder_pb2, service_pb2
-from hostdev.watch import DEFAULT_BOOKMARK_INTERVAL_S, Patience, watch_devices, watch_holders
 
 Message = TypeVar("Message", service_pb2.WatchHoldersResponse, service_pb2.WatchDevicesResponse)
 
@@ -108,8 +108,7 @@ def follow_holders(
     interval_s: float = DEFAULT_BOOKMARK_INTERVAL_S,
 ) -> None:
     """Print holders as they change, until interrupted."""
-    messages = watch_holders(
-        session.client,
+    messages = session.client.watch_holders(
         devices=wanted_devices,
         vms=vms,
         resume_token=resume,
@@ -128,8 +127,7 @@ def follow_devices(
     interval_s: float = DEFAULT_BOOKMARK_INTERVAL_S,
 ) -> None:
     """Print devices as they change, until interrupted."""
-    messages = watch_devices(
-        session.client,
+    messages = session.client.watch_devices(
         wanted,
         resume_token=resume,
         changes_only=changes_only,

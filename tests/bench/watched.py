@@ -1,0 +1,117 @@
+"""The server of the watchers' benchmark, a process of its own: a store of made-up devices and VMs behind the real API.
+
+It obeys lines of JSON on standard input and answers each with one: see `Orders`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hostdevd.api.context import Context
+from hostdevd.api.interceptors import ErrorSeam
+from hostdevd.api.pages import Pages
+from hostdevd.api.render import Renderer
+from hostdevd.api.server import Health, build_server
+from hostdevd.api.watch import Hub
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import PciFacts
+from unit.core.made import domain, entry, pci, store
+
+VMS = 64
+BURST = 256
+
+
+def rss_kib() -> int:
+    """Resident memory of this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+class Orders:
+    """What the benchmark may have done to the store."""
+
+    def __init__(self) -> None:
+        self.store = store()
+        self.functions = [pci(f"{1 + n // 32:02x}:{n % 32:02x}.0", group=n) for n in range(VMS)]
+        sync: Any = SimpleNamespace(first_sync=True, synced_time=None, info=None)
+        self.hub = Hub(self.store, sync)
+        self._turn = 0
+        with self.store.change(ChangeSource.RECONCILE):
+            self.store.put_devices(self.functions)
+        for _ in range(VMS):
+            self._flip()
+
+    def _flip(self) -> None:
+        number, self._turn = self._turn % VMS, self._turn + 1
+        facts = self.functions[number].facts
+        assert isinstance(facts, PciFacts)
+        made = domain(f"vm{number}", None, (entry(facts.address, f"ua-{self._turn}"),))
+        with self.store.change(ChangeSource.EVENT):
+            self.store.put_domains([made])
+
+    async def change(self, count: int, pause_s: float = 0.0) -> dict[str, Any]:
+        """So many changes of holders, one commit each; how long one took the loop at most."""
+        longest, last = 0.0, time.monotonic()
+        for _ in range(count):
+            self._flip()
+            await asyncio.sleep(pause_s)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        return {"revision": self.store.revision, "longest_s": longest}
+
+    async def events(self, count: int, gap_s: float) -> dict[str, Any]:
+        """Events from a thread, as libvirt's come: the times at which a plain callback on the loop hears of them."""
+        loop, heard = asyncio.get_running_loop(), list[float]()
+
+        def hear() -> None:
+            heard.append(time.monotonic())
+            self._flip()
+
+        for _ in range(count):
+            await asyncio.to_thread(loop.call_soon_threadsafe, hear)
+            await asyncio.sleep(gap_s)
+        return {"heard": heard, "revision": self.store.revision}
+
+    async def burst(self) -> dict[str, Any]:
+        """Devices that appear one after the other, about one in a millisecond."""
+        for n in range(BURST):
+            with self.store.change(ChangeSource.EVENT):
+                self.store.put_devices([pci(f"{0x80 + n // 32:02x}:{n % 32:02x}.0", group=1000 + n)])
+            await asyncio.sleep(0.001)
+        return {"revision": self.store.revision}
+
+    async def look(self) -> dict[str, Any]:
+        """Memory, and how many watch."""
+        return {"rss_kib": rss_kib(), "watchers": self.hub.watchers, "revision": self.store.revision}
+
+
+async def main(address: str) -> None:
+    """Serve at the address until standard input ends."""
+    orders = Orders()
+    context = Context(
+        store=orders.store,
+        sync=orders.hub.sync,
+        engine=SimpleNamespace(),  # type: ignore[arg-type]
+        pages=Pages(time.time),
+        renderer=Renderer(orders.store, lambda: "host"),
+        hub=orders.hub,
+        checks=lambda: asyncio.sleep(0, ()),
+    )
+    server = build_server(context, Health(), ErrorSeam(), with_reflection=False)
+    server.add_insecure_port(address)
+    await server.start()
+    print(json.dumps({}), flush=True)  # noqa: T201  the answer to the start
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        name, arguments = json.loads(line)
+        print(json.dumps(await getattr(orders, name)(**arguments)), flush=True)  # noqa: T201  the protocol
+    await server.stop(grace=None)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,91 @@
+"""The Go client: its own tests, and its programs against the service as a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clients.simulated import ROOT, Simulated
+
+MODULE = ROOT / "clients" / "go"
+VECTORS = sorted((ROOT / "clients" / "vectors").glob("*.json"))
+GO = shutil.which("go", path=f"{ROOT}/.venv/bin") or "go"
+"""The lock's, before the machine's own."""
+
+pytestmark = pytest.mark.timeout(600)  # the first build compiles gRPC
+
+
+def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in the module, with the toolchain of the lock and no other."""
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=MODULE,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+
+
+def said(*command: str | Path) -> str:
+    done = ran(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with the example and the runner of the vectors, built."""
+    directory = tmp_path_factory.mktemp("go")
+    said(GO, "build", "-buildvcs=false", "-o", f"{directory}/", "./examples/orchestrator", "./vectors")
+    return directory
+
+
+def test_it_is_formatted_and_vetted() -> None:
+    gofmt = Path(said(GO, "env", "GOROOT").strip()) / "bin" / "gofmt"
+    assert said(gofmt, "-l", ".") == ""
+    assert said(GO, "vet", "./...") == ""
+
+
+def test_its_own_tests_pass() -> None:
+    # Each package with tests says ok; the others say that they have none.
+    tested = [line.split()[1] for line in said(GO, "test", "./...").splitlines() if line.startswith("ok ")]
+    assert [name.rpartition("/")[2] for name in tested] == ["hostdev", "vectors"]
+
+
+def test_the_example_gives_a_device_and_takes_it_back(programs: Path, simulated_server: Simulated) -> None:
+    for address in simulated_server.addresses:
+        assert said(programs / "orchestrator", address).splitlines() == [
+            "device pci_0000_01_00_0 (Ethernet controller)",
+            "affected 1: net_eth1_52_54_00_1a_b0_01 CHILD",
+            "plan: HOST_DETACH pci_0000_01_00_0; ATTACH_LIVE pci_0000_01_00_0; VERIFY pci_0000_01_00_0",
+            "attached: pci_0000_01_00_0 VISIBLE vfio-pci<-e1000e",
+            "seen: UPSERT pci_0000_01_00_0 live",
+            "detached: DETACHED",
+            "gone: REMOVE pci_0000_01_00_0",
+        ]
+
+
+def test_the_example_says_why_it_cannot(programs: Path, simulated_server: Simulated) -> None:
+    done = ran(programs / "orchestrator", "--vm", "nobody", simulated_server.tcp)
+    assert (done.returncode, done.stderr) == (1, "VM_NOT_FOUND: there is no virtual machine nobody\n")
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda path: path.stem)
+def test_it_gets_the_answers_of(vector: Path, programs: Path, simulated_server: Simulated) -> None:
+    done = ran(programs / "vectors", simulated_server.unix, vector)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_answer_in_a_vector_is_found(programs: Path, simulated_server: Simulated, tmp_path: Path) -> None:
+    original = next(path for path in VECTORS if path.stem == "not-found").read_text()
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(original.replace('"reason": "DEVICE_NOT_FOUND"', '"reason": "GROUP_NOT_FOUND"', 1))
+    done = ran(programs / "vectors", simulated_server.unix, wrong)
+    assert done.returncode == 1
+    assert done.stdout.startswith("step 1, HostDeviceService.GetDevice: error.reason is DEVICE_NOT_FOUND, expected ")
