@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "reflection": False if given.no_reflection else None,
         "profile": given.profile,
         "policy": given.policy,
+        "metrics": given.metrics,
     }
     try:
         config = from_environment(options, given.config)
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--policy", metavar="FILE", help="TOML file of rules that allow and deny devices; read again on SIGHUP"
     )
+    serve.add_argument("--metrics", metavar="ADDRESS", help="serve Prometheus metrics at this loopback host:port")
     serve.add_argument("--no-reflection", action="store_true", help="switch gRPC reflection off")
     return parser
 

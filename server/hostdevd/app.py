@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,12 +197,13 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
         health = Health()
         seam = ErrorSeam()
+        renderer = Renderer(core.store, lambda: core.sync.info.name if core.sync.info else "")
         context = Context(
             store=core.store,
             sync=core.sync,
             engine=core.engine,
             pages=Pages(clock.now),
-            renderer=Renderer(core.store, lambda: core.sync.info.name if core.sync.info else ""),
+            renderer=renderer,
             hub=hub,
             checks=lambda: _checks(core, config, guard),
         )
@@ -211,9 +212,12 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         followers = (
             asyncio.create_task(_follow_health(core.sync, health), name="health"),
             asyncio.create_task(policy_file.follow(core.store), name="policy"),
+            asyncio.create_task(renderer.keep_up(), name="pages"),
         )
         guard.start()
+        metrics = ExitStack()
         try:
+            metrics.enter_context(_metrics(core, hub, config))
             await server.start()
             for address in bound:
                 announce(address)
@@ -230,6 +234,33 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             seam.close()
             await stopped
             await guard.close()
+            metrics.close()
+
+
+@contextmanager
+def _metrics(core: Core, hub: Hub, config: Config) -> Iterator[None]:
+    """Prometheus metrics where they are asked for."""
+    if config.metrics is None:
+        yield
+        return
+    from hostdevd.ops.metrics import Counts, served  # noqa: PLC0415  only where it is asked for
+
+    address = parse_address(config.metrics)
+    if address.path is not None:
+        raise ListenError(f"metrics {config.metrics}: give a loopback host:port")
+    gauges = {
+        "devices": lambda: len(core.store.devices),
+        "holders": lambda: len(core.store.holders),
+        "watchers": lambda: hub.watchers,
+        "revision": lambda: core.store.revision,
+        "libvirt_connected": lambda: int(core.sync.connected),
+    }
+    try:
+        with served(Counts(core.ports.hypervisor.call_counts, gauges), address.host, address.port) as port:
+            log.info("serving metrics", host=address.host, port=port)
+            yield
+    except OSError as error:
+        raise ListenError(f"metrics {config.metrics}: {error.strerror}") from error
 
 
 async def _follow_health(sync: Sync, health: Health) -> None:

@@ -33,6 +33,7 @@ class Config:
     reflection: bool = True
     profile: str = "default"
     policy: Path | None = None
+    metrics: str | None = None
 
 
 # Option, key in the file (dots are tables), environment variable.
@@ -45,6 +46,7 @@ _KEYS = {
     "reflection": ("reflection", "HOSTDEVD_REFLECTION"),
     "profile": ("eligibility.profile", "HOSTDEVD_ELIGIBILITY_PROFILE"),
     "policy": ("eligibility.policy", "HOSTDEVD_ELIGIBILITY_POLICY"),
+    "metrics": ("metrics", "HOSTDEVD_METRICS"),
 }
 
 

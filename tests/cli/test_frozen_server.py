@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from cli.test_server import running
-from hostdev import HostdevApiError, HostdevClient, Patience, watch_holders
+from hostdev import HostdevApiError, HostdevClient, Patience
 
 
 def test_a_frozen_server_is_found_after_three_silent_intervals_and_the_watch_goes_on(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_frozen_server_is_found_after_three_silent_intervals_and_the_watch_goe
             process.send_signal(signal.SIGCONT)
 
         with HostdevClient(address) as client:
-            watch = watch_holders(client, patience=Patience(1.0, interrupted=interrupted))
+            watch = client.watch_holders(patience=Patience(1.0, interrupted=interrupted))
             assert [next(watch).WhichOneof("event") for _ in range(2)] == ["snapshot", "bookmark"]
             process.send_signal(signal.SIGSTOP)
             while not told:

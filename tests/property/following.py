@@ -33,13 +33,15 @@ RESET, SNAPSHOT, BATCH, BOOKMARK = "reset", "snapshot", "change_batch", "bookmar
 
 
 def finished(call: Coroutine[Any, Any, Any]) -> Any:
-    """The answer of a call that waits for nothing."""
-    try:
-        call.send(None)
-    except StopIteration as ended:
-        return ended.value
+    """The answer of a call that waits for nothing but its next turn."""
+    waits_for: object = None
+    while waits_for is None:
+        try:
+            waits_for = call.send(None)
+        except StopIteration as ended:
+            return ended.value
     call.close()
-    raise AssertionError("it waits")
+    raise AssertionError(f"it waits for {waits_for}")
 
 
 class Served:
@@ -176,17 +178,19 @@ class Watcher:
     def listed(self) -> State:
         """What the list with this filter says now; nothing where it does not know a device of the filter."""
         service, nobody = self._served.service, cast("Any", None)
+        found: Iterable[Any] = ()
         try:
             if self._kind == "device":
                 request = service_pb2.ListDevicesRequest(page_size=1000, **self._request)
-                found = finished(service.ListDevices(request, nobody)).devices
+                answer = finished(service.ListDevices(request, nobody))
+                found = service_pb2.ListDevicesResponse.FromString(answer).devices
             else:
                 asked = service_pb2.ListHoldersRequest(page_size=1000, **self._request)
-                found = finished(service.ListHolders(asked, nobody)).holders
+                answer = finished(service.ListHolders(asked, nobody))
+                found = service_pb2.ListHoldersResponse.FromString(answer).holders
         except HostdevError as error:
             if error.reason != "DEVICE_NOT_FOUND":
                 raise
-            found = []
         return {self._key(data): data for data in map(_bytes, found)}
 
     # --- the stream ----------------------------------------------------------------------------------

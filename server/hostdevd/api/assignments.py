@@ -10,6 +10,7 @@ from hostdev.v1 import assignment_pb2, service_pb2
 from hostdevd.api.context import Context, caller_of
 from hostdevd.api.requests import check_host, duration_s, enum, request_id, text, texts
 from hostdevd.api.tokens import resume_token
+from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, Scope
 from hostdevd.core.engine import DEFAULT_WAIT_S, Outcome
 from hostdevd.core.errors import HostdevError, invalid_field
@@ -81,7 +82,7 @@ class AssignmentRpcs:
         self,
         request: service_pb2.ListAssignmentsRequest,
         context: Rpc,  # noqa: ARG002
-    ) -> service_pb2.ListAssignmentsResponse:
+    ) -> bytes:
         """Records of assignments, newest first."""
         ctx = self._ctx
         ctx.begin_read(request.host)
@@ -111,13 +112,13 @@ class AssignmentRpcs:
             found = [assignment for assignment in ctx.store.assignments.values() if matches(assignment)]
             return sorted(found, key=lambda assignment: (assignment.create_time, assignment.name), reverse=True)
 
-        page = ctx.pages.page(request, ctx.store.revision, select, ctx.renderer.assignment)
-        return service_pb2.ListAssignmentsResponse(
-            assignments=page.items,
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-            resume_token=resume_token(ctx.store, page.revision),
+        page = await ctx.pages.page(
+            request,
+            lambda: ctx.store.revision,
+            select,
+            lambda assignment: entry(ctx.renderer.assignment(assignment).SerializeToString()),
         )
+        return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, page.revision))
 
     async def GetAssignment(  # noqa: N802
         self,

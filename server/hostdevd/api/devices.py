@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import grpc.aio
 
-from hostdev.v1 import device_pb2, service_pb2
+from hostdev.v1 import service_pb2
 from hostdevd import __version__
 from hostdevd.api import render
 from hostdevd.api.context import Context
 from hostdevd.api.feeds import Feed, Filtered, Related
-from hostdevd.api.filters import Matches, device_filter, related_names, value_filter
+from hostdevd.api.filters import device_filter, related_names, value_filter
 from hostdevd.api.requests import check_host, text
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.watch import Kind, watch
-from hostdevd.core.groups import affected
+from hostdevd.api.wire import entry
 from hostdevd.core.history import Delta
 from hostdevd.core.model import HypervisorInfo
 from hostdevd.core.planner import find_device
@@ -24,7 +24,7 @@ from hostdevd.core.views import DeviceView
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
 
-_WithAffected = tuple[DeviceView, list[device_pb2.AffectedDevice]]
+_WithAffected = tuple[DeviceView, bytes]
 """A device and what went with it when the list was made."""
 
 _NOBODY = HypervisorInfo("", "", "", "", "", "")
@@ -48,51 +48,40 @@ class DeviceRpcs:
         self,
         request: service_pb2.ListDevicesRequest,
         context: Rpc,  # noqa: ARG002
-    ) -> service_pb2.ListDevicesResponse:
+    ) -> bytes:
         """All devices of one revision, by name."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        matches = device_filter(ctx.store, request.filter, strict=not request.page_token)
-        page = ctx.pages.page(request, ctx.store.revision, lambda: self._select(matches), ctx.renderer.device)
-        return service_pb2.ListDevicesResponse(
-            devices=page.items,
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-            resume_token=resume_token(ctx.store, page.revision),
-        )
+        chosen = device_filter(ctx.store, request.filter, strict=not request.page_token)
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, chosen.views, ctx.renderer.device_entry)
+        return page.response(service_pb2.ListDevicesResponse, resume_token(ctx.store, page.revision))
 
-    async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> service_pb2.GetDeviceResponse:  # noqa: N802, ARG002
+    async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> bytes:  # noqa: N802, ARG002
         """One device by libvirt name or uid."""
         ctx = self._ctx
         ctx.begin_read(request.host)
         node = find_device(ctx.store, text("device", request.device, required=True))
-        return service_pb2.GetDeviceResponse(device=ctx.renderer.device(ctx.store.devices[node.name]))
+        return ctx.renderer.device_entry(ctx.store.devices[node.name])
 
     async def ListEligible(  # noqa: N802
         self,
         request: service_pb2.ListEligibleRequest,
         context: Rpc,  # noqa: ARG002
-    ) -> service_pb2.ListEligibleResponse:
+    ) -> bytes:
         """The devices that may be assigned, each with what goes with it; on request the others too, with why not."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        fits = device_filter(ctx.store, request.filter, strict=not request.page_token)
+        chosen = device_filter(ctx.store, request.filter, strict=not request.page_token)
 
-        def matches(view: DeviceView) -> bool:
-            if not request.include_ineligible and not view.eligibility.eligible:
-                return False
-            return fits(view) and (view.eligibility.available or not request.available_only)
+        def is_wanted(view: DeviceView) -> bool:
+            may_go = view.eligibility
+            return (request.include_ineligible or may_go.eligible) and (may_go.available or not request.available_only)
 
-        def select() -> Sequence[_WithAffected]:
-            return [(view, self._affected(view)) for view in self._select(matches)]
+        def select() -> Iterator[_WithAffected]:
+            return ((view, ctx.renderer.affected_entries(view)) for view in chosen.views() if is_wanted(view))
 
-        page = ctx.pages.page(request, ctx.store.revision, select, self._eligible)
-        return service_pb2.ListEligibleResponse(
-            eligible_devices=page.items,
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-            resume_token=resume_token(ctx.store, page.revision),
-        )
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, self._eligible)
+        return page.response(service_pb2.ListEligibleResponse, resume_token(ctx.store, page.revision))
 
     async def WatchDevices(self, request: service_pb2.WatchDevicesRequest, context: Rpc) -> None:  # noqa: N802
         """The devices and their changes."""
@@ -105,24 +94,16 @@ class DeviceRpcs:
             if related is not None
             else Filtered(
                 lambda: ctx.store.device_history,
-                lambda: self._select(lambda _: True),
+                lambda: map(ctx.store.devices.__getitem__, ctx.store.device_names),
                 matches,
                 lambda view: view.uid,  # clients may know a device by it, and its name may go to another
             )
         )
         await watch(ctx.hub, self._device_kind(), feed, request, context)
 
-    def _select(self, matches: Matches) -> Sequence[DeviceView]:
-        devices = self._ctx.store.devices
-        return [devices[name] for name in sorted(devices) if matches(devices[name])]
-
-    def _affected(self, view: DeviceView) -> list[device_pb2.AffectedDevice]:
-        ctx = self._ctx
-        return ctx.renderer.affected(affected(ctx.store.graph, view.node))
-
-    def _eligible(self, item: _WithAffected) -> service_pb2.EligibleDevice:
+    def _eligible(self, item: _WithAffected) -> bytes:
         view, with_it = item
-        return service_pb2.EligibleDevice(device=self._ctx.renderer.device(view), affected=with_it)
+        return entry(self._ctx.renderer.device_entry(view) + with_it)
 
     def _device_kind(self) -> Kind[DeviceView]:
         ctx = self._ctx

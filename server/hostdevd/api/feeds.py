@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hostdevd.core.history import Change, Delta, History, Line, Span, merge
 from hostdevd.core.store import Store
+from hostdevd.core.turns import Turn
 from hostdevd.core.views import DeviceView
 
 T = TypeVar("T")
 
-SLICE_S = 0.002
-"""How long a watcher keeps the loop for itself."""
-
 
 class Unknown(Exception):
     """What the client has cannot be told any more: it must begin again."""
-
-
-class Breath:
-    """Lets others run when a slice of time is used up."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + SLICE_S
-
-    async def pause(self) -> None:
-        """Go on at once, or after everybody else's turn."""
-        if time.perf_counter() >= self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + SLICE_S
 
 
 class Feed(Protocol[T]):
@@ -69,12 +52,13 @@ class Filtered(Generic[T]):
 
     async def since(self, span: Span) -> list[Delta[T]]:
         """What became of it."""
-        history, breath = self._history(), Breath()
+        history, turn = self._history(), Turn()
         deltas: list[Delta[T]] = []
         for delta in merge(history.lines(span.after), span, self._matches, self._identity):
             if delta is not None:
                 deltas.append(delta)
-            await breath.pause()
+            if turn.is_over():
+                await turn.next()
         if not history.can_continue(span.after):  # forgotten between two breaths
             raise Unknown
         return _removals_first(deltas)

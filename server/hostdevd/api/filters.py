@@ -19,10 +19,54 @@ Matches = Callable[[DeviceView], bool]
 TYPES = frozenset(field.name for field in device_pb2.Device.DESCRIPTOR.oneofs_by_name["detail"].fields)
 
 
-def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Matches:
-    """The filter as a predicate. `strict`: unknown devices in it are an error; else they match nothing yet."""
-    tests = [*_value_tests(given), *_relation_tests(store, given, strict=strict)]
-    return lambda view: all(test(view) for test in tests)
+Names = Callable[[], Iterable[str]]
+"""Names of the devices of now that are something."""
+
+
+class Filter:
+    """A `DeviceFilter` as a predicate, and the devices of now that it picks, by name."""
+
+    def __init__(self, store: Store, matches: Matches, related: Names | None, index: Names | None) -> None:
+        self._store = store
+        self._matches = matches
+        self._related = related
+        self._index = related or index
+        self._found: tuple[int, frozenset[str]] = (-1, frozenset())
+
+    def __call__(self, view: DeviceView) -> bool:
+        """Whether the device matches now."""
+        if self._related is not None:
+            if self._found[0] != self._store.revision:
+                self._found = (self._store.revision, frozenset(self._related()))
+            if view.name not in self._found[1]:
+                return False
+        return self._matches(view)
+
+    def views(self) -> Iterator[DeviceView]:
+        """The devices that match, by name: found by an index where one field of the filter has one."""
+        devices = self._store.devices
+        names = self._store.device_names if self._index is None else sorted(self._index())
+        return (devices[name] for name in names if name in devices and self._matches(devices[name]))
+
+
+def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Filter:
+    """The filter of a list. `strict`: unknown devices in it are an error; else they match nothing."""
+    related = related_names(store, given)
+    if strict:
+        for device in filter(None, (given.parent, given.affected_by)):
+            find_device(store, device)
+    return Filter(store, value_filter(given), related, _index(store, given))
+
+
+def _index(store: Store, given: device_pb2.DeviceFilter) -> Names | None:
+    """The index that gives the fewest devices, None where only a look at all of them tells."""
+    if given.iommu_groups:
+        numbers = frozenset(given.iommu_groups)
+        return lambda: {member.name for number in numbers for member in store.graph.iommu_members(number)}
+    if given.types:
+        types = frozenset(given.types)
+        return lambda: {name for kind in types for name in store.graph.of_type(kind)}
+    return None
 
 
 def value_filter(given: device_pb2.DeviceFilter) -> Matches:
@@ -33,7 +77,7 @@ def value_filter(given: device_pb2.DeviceFilter) -> Matches:
 
 def related_names(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], frozenset[str]] | None:
     """The rest of it: names of the devices that are now what it asks for to others; None when it asks for nothing."""
-    relations: list[Callable[[], Iterable[str]]] = []
+    relations: list[Names] = []
     if given.parent:
         parent = text("filter.parent", given.parent)
         relations.append(lambda: _children(store, parent))
@@ -67,30 +111,12 @@ def _value_tests(given: device_pb2.DeviceFilter) -> Iterator[Matches]:
         yield lambda view: view.node.numa_node in nodes
 
 
-def _relation_tests(store: Store, given: device_pb2.DeviceFilter, *, strict: bool) -> Iterator[Matches]:
-    if given.parent:
-        yield _relation(store, text("filter.parent", given.parent), _is_child, strict=strict)
-    if given.affected_by:
-        yield _relation(store, text("filter.affected_by", given.affected_by), _is_affected, strict=strict)
-
-
 def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[str]:
     for index, value in enumerate(texts(field, values)):
         try:
             yield read(value)
         except ValueError as error:
             raise invalid_field(f"{field}[{index}]", str(error)) from None
-
-
-def _relation(store: Store, name: str, related: Callable[[Store, str, DeviceView], bool], *, strict: bool) -> Matches:
-    if strict:
-        find_device(store, name)
-    return lambda view: related(store, name, view)
-
-
-def _is_child(store: Store, parent: str, view: DeviceView) -> bool:
-    found = store.device(parent)
-    return found is not None and view.node.parent == found.name
 
 
 def _children(store: Store, parent: str) -> Iterable[str]:
@@ -101,8 +127,3 @@ def _children(store: Store, parent: str) -> Iterable[str]:
 def _affected(store: Store, device: str) -> Iterable[str]:
     found = store.device(device)
     return (item.name for item in affected(store.graph, found.node)) if found is not None else ()
-
-
-def _is_affected(store: Store, device: str, view: DeviceView) -> bool:
-    found = store.device(device)
-    return found is not None and any(item.name == view.name for item in affected(store.graph, found.node))

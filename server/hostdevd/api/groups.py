@@ -11,6 +11,7 @@ from hostdevd.api.context import Context
 from hostdevd.api.filters import device_filter
 from hostdevd.api.requests import text
 from hostdevd.api.tokens import resume_token
+from hostdevd.api.wire import entry
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.planner import find_device
 from hostdevd.core.views import GroupView
@@ -23,7 +24,7 @@ class GroupRpcs:
 
     _ctx: Context
 
-    async def ListGroups(self, request: service_pb2.ListGroupsRequest, context: Rpc) -> service_pb2.ListGroupsResponse:  # noqa: N802, ARG002
+    async def ListGroups(self, request: service_pb2.ListGroupsRequest, context: Rpc) -> bytes:  # noqa: N802, ARG002
         """The groups of which a member matches the filter, by the kernel's number."""
         ctx = self._ctx
         ctx.begin_read(request.host)
@@ -37,13 +38,13 @@ class GroupRpcs:
             ]
             return sorted(found, key=lambda group: group.iommu_group)
 
-        page = ctx.pages.page(request, ctx.store.revision, select, ctx.renderer.group)
-        return service_pb2.ListGroupsResponse(
-            groups=page.items,
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-            resume_token=resume_token(ctx.store, page.revision),
+        page = await ctx.pages.page(
+            request,
+            lambda: ctx.store.revision,
+            select,
+            lambda group: entry(ctx.renderer.group(group).SerializeToString()),
         )
+        return page.response(service_pb2.ListGroupsResponse, resume_token(ctx.store, page.revision))
 
     async def GetGroup(self, request: service_pb2.GetGroupRequest, context: Rpc) -> service_pb2.GetGroupResponse:  # noqa: N802, ARG002
         """One group, by its uid or by a device in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc.aio
@@ -15,8 +15,10 @@ from hostdevd.api.feeds import Filtered
 from hostdevd.api.requests import check_host, texts
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.watch import Kind, watch
+from hostdevd.api.wire import entry
 from hostdevd.core.history import Delta
 from hostdevd.core.model import Holder
+from hostdevd.core.store import Store
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,23 +32,23 @@ class HolderRpcs:
         self,
         request: service_pb2.ListHoldersRequest,
         context: Rpc,  # noqa: ARG002
-    ) -> service_pb2.ListHoldersResponse:
+    ) -> bytes:
         """The VMs that hold devices, running or not."""
         ctx = self._ctx
         ctx.begin_read(request.host)
         matches = _filter(request)
 
         def select() -> list[Holder]:
-            found = [holder for holder in ctx.store.holders.values() if matches(holder)]
-            return sorted(found, key=lambda holder: (holder.vm.name, holder.device))
+            among = _named(ctx.store, request.devices) if request.devices else ctx.store.holders.values()
+            return sorted(filter(matches, among), key=lambda holder: (holder.vm.name, holder.device))
 
-        page = ctx.pages.page(request, ctx.store.revision, select, ctx.renderer.holder)
-        return service_pb2.ListHoldersResponse(
-            holders=page.items,
-            next_page_token=page.next_page_token,
-            revision=page.revision,
-            resume_token=resume_token(ctx.store, page.revision),
+        page = await ctx.pages.page(
+            request,
+            lambda: ctx.store.revision,
+            select,
+            lambda holder: entry(ctx.renderer.holder(holder).SerializeToString()),
         )
+        return page.response(service_pb2.ListHoldersResponse, resume_token(ctx.store, page.revision))
 
     async def WatchHolders(self, request: service_pb2.WatchHoldersRequest, context: Rpc) -> None:  # noqa: N802
         """The holders and their changes."""
@@ -76,6 +78,12 @@ class HolderRpcs:
             item=ctx.renderer.holder,
             change=change,
         )
+
+
+def _named(store: Store, devices: Iterable[str]) -> Iterator[Holder]:
+    """The holders of these devices, by name or uid."""
+    names = {store.identities.name(device) or device for device in devices}
+    return (holder for name in names for holder in store.holders_of(name))
 
 
 def _filter(request: Any) -> Callable[[Holder], bool]:

@@ -14,6 +14,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
+from hostdevd.api.wire import sent
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.failures import shutting_down
 from hostdevd.core.ports import HypervisorError, HypervisorGone
@@ -60,13 +61,13 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 self._guard(handler.unary_unary, method),
                 request_deserializer=_tolerant(handler.request_deserializer),
-                response_serializer=handler.response_serializer,
+                response_serializer=sent(handler.response_serializer),
             )
         if handler.unary_stream is not None and method.startswith("/hostdev."):
             return grpc.unary_stream_rpc_method_handler(
                 self._guard(handler.unary_stream, method),
                 request_deserializer=_tolerant(handler.request_deserializer),
-                response_serializer=handler.response_serializer,
+                response_serializer=sent(handler.response_serializer),
             )
         return handler
 

@@ -8,37 +8,60 @@ import hashlib
 import secrets
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.turns import Turn
 
-M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 TOKEN_LIFE_S = 300.0
 MAX_LISTS = 4096
+_TRIES = 3
 _TOKEN = struct.Struct("!8sQQ16s")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
-    """One page, ready to be sent."""
+class Page:
+    """One page, ready to be sent: `body` is the items as field 1 of the list's response."""
 
-    items: list[M]
+    body: bytes
     next_page_token: str
     revision: int
+
+    def response(self, kind: Callable[..., Message], resume_token: str) -> bytes:
+        """The whole response, serialized."""
+        rest = kind(next_page_token=self.next_page_token, revision=self.revision, resume_token=resume_token)
+        return self.body + rest.SerializeToString()
 
 
 @dataclass(slots=True)
 class _List:
     items: Sequence[Any]
     expires: float
+
+
+async def _listed(current: Callable[[], int], select: Callable[[], Iterable[T]]) -> tuple[int, list[T]]:
+    """What is selected, and the revision all of it is of."""
+    for _ in range(_TRIES):
+        revision, items, turn = current(), [], Turn()
+        for item in select():
+            items.append(item)
+            if turn.is_over():
+                await turn.next()
+                if current() != revision:
+                    break
+        else:
+            return revision, items
+    # It changes faster than it is read in slices.
+    return current(), list(select())
 
 
 class Pages:
@@ -54,14 +77,18 @@ class Pages:
         self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
         """By revision and arguments; the first to expire comes first."""
 
-    def page(
+    async def page(
         self,
         request: Any,
-        revision: int,
-        select: Callable[[], Sequence[Any]],
-        render: Callable[[Any], M],
-    ) -> Page[M]:
-        """The page that a list request asks for; `select` is called for the first page only."""
+        current: Callable[[], int],
+        select: Callable[[], Iterable[T]],
+        encode: Callable[[T], bytes],
+    ) -> Page:
+        """The page that a list request asks for; `select` is called for the first page only.
+
+        `current` tells the revision that is shown now, `encode` gives an item as field 1 (`wire.entry`). Other calls
+        are answered in between: long work is done in slices.
+        """
         size = _size(request.page_size)
         arguments = _arguments(request)
         if request.page_token:
@@ -74,21 +101,26 @@ class Pages:
                     metadata={"page_token_life_s": str(int(TOKEN_LIFE_S))},
                 )
         else:
-            offset = 0
-            known = self._lists.get((revision, arguments)) or _List(select(), 0.0)
-        items: list[M] = []
-        used = 0
+            offset, revision = 0, current()
+            known = self._lists.get((revision, arguments))
+            if known is None:
+                revision, items = await _listed(current, select)
+                known = _List(items, 0.0)
+        parts: list[bytes] = []
+        used, turn = 0, Turn()
         for item in known.items[offset : offset + size]:
-            message = render(item)
-            used += message.ByteSize() + 8
-            if items and used > MAX_PAGE_BYTES:
+            part = encode(item)
+            used += len(part)
+            if parts and used > MAX_PAGE_BYTES:
                 break
-            items.append(message)
-        end = offset + len(items)
+            parts.append(part)
+            if turn.is_over():
+                await turn.next()
+        end, body = offset + len(parts), b"".join(parts)
         if end >= len(known.items):
-            return Page(items, "", revision)
+            return Page(body, "", revision)
         self._keep((revision, arguments), known)
-        return Page(items, self._token(revision, end, arguments), revision)
+        return Page(body, self._token(revision, end, arguments), revision)
 
     def _keep(self, key: tuple[int, bytes], known: _List) -> None:
         now = self._now()

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
-from hostdev.v1 import assignment_pb2, device_pb2, group_pb2, holder_pb2, host_pb2
+from hostdev.v1 import assignment_pb2, device_pb2, group_pb2, holder_pb2, host_pb2, service_pb2
 from hostdevd.api.errors import DOMAIN, reason_message
+from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.graph import iommu_group_of
-from hostdevd.core.groups import Affected
+from hostdevd.core.groups import Affected, affected
 from hostdevd.core.model import Check, Eligibility, Holder, HypervisorInfo, Vm
 from hostdevd.core.plan import Plan
 from hostdevd.core.store import Store
+from hostdevd.core.turns import Turn
 from hostdevd.core.views import DeviceView, GroupView
 
 
@@ -29,32 +31,70 @@ def timestamp(time: datetime) -> Timestamp:
 
 
 class Renderer:
-    """Renders for one host; device messages are kept as long as their view lives."""
+    """Renders for one host; a device's bytes are made when it changes and kept as long as its view lives."""
 
     def __init__(self, store: Store, host_name: Callable[[], str]) -> None:
         self._store = store
         self._host_name = host_name
-        self._devices: dict[str, tuple[DeviceView, device_pb2.Device]] = {}
-        store.on_commit.append(self._drop_gone)
+        self._devices: dict[str, tuple[DeviceView, bytes]] = {}
+        self._affected: dict[str, bytes] = {}
+        self._shown = store.revision
+        self._changed = asyncio.Event()
+        store.on_commit.append(self._on_commit)
 
-    def device(self, view: DeviceView) -> device_pb2.Device:
-        """One device; the message is shared and must not be changed."""
+    def device_entry(self, view: DeviceView) -> bytes:
+        """One device as field 1 of a response."""
         known = self._devices.get(view.name)
         if known is not None and known[0] is view:
             return known[1]
-        message = self._device(view)
+        made = entry(self._device(view).SerializeToString())
         if self._store.devices.get(view.name) is view:
-            self._devices[view.name] = (view, message)
-        return message
+            self._devices[view.name] = (view, made)
+        return made
 
-    def _drop_gone(self, _: int) -> None:
-        """Keep no more messages than there are devices."""
+    def device(self, view: DeviceView) -> device_pb2.Device:
+        """One device as a message."""
+        return service_pb2.GetDeviceResponse.FromString(self.device_entry(view)).device
+
+    def affected_entries(self, view: DeviceView) -> bytes:
+        """What goes with a device now, as field 2 of an `EligibleDevice`."""
+        known = self._affected.get(view.name)
+        if known is None:
+            with_it = self.affected(affected(self._store.graph, view.node))
+            known = service_pb2.EligibleDevice(affected=with_it).SerializeToString()
+            self._affected[view.name] = known
+        return known
+
+    async def keep_up(self) -> None:
+        """Make the bytes of what changed, in turns, before somebody asks for them."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            turn = Turn()
+            shown, self._shown = self._shown, self._store.revision
+            if shown < self._store.device_history.oldest:
+                names = list(self._store.devices)
+            else:
+                batches = self._store.device_history.since(shown)
+                names = [change.key for batch in batches for change in batch.changes]
+            for name in names:
+                view = self._store.devices.get(name)
+                if view is not None:
+                    self.device_entry(view)
+                if turn.is_over():
+                    await turn.next()
+
+    def _on_commit(self, _: int) -> None:
+        # Of another revision: a device far away may have come or gone below this one.
+        self._affected.clear()
+        self._changed.set()
+        # No more are kept than there are devices.
         if len(self._devices) > len(self._store.devices):
             self._devices = {name: kept for name, kept in self._devices.items() if name in self._store.devices}
 
     def _device(self, view: DeviceView) -> device_pb2.Device:
         node = view.node
-        message = device_pb2.Device(
+        return device_pb2.Device(
             name=node.name,
             uid=view.uid,
             host=self._host_name(),
@@ -83,11 +123,8 @@ class Renderer:
                 for condition in node.conditions
             ],
             other_capabilities=[device_pb2.OtherDetail(type=kind, xml=xml) for kind, xml in node.other_capabilities],
+            **{node.type: node.detail},  # type: ignore[arg-type]  # the detail has the shape of its message
         )
-        detail = getattr(message, node.type)
-        detail.SetInParent()
-        json_format.ParseDict(dict(node.detail), detail, ignore_unknown_fields=True)
-        return message
 
     def eligibility(self, eligibility: Eligibility) -> device_pb2.Eligibility:
         """Eligibility with all reasons."""

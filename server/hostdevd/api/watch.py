@@ -18,7 +18,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from hostdev.v1 import service_pb2
-from hostdevd.api.feeds import Breath, Feed, Unknown
+from hostdevd.api.feeds import Feed, Unknown
 from hostdevd.api.render import timestamp
 from hostdevd.api.requests import duration_s
 from hostdevd.api.tokens import make_token, read_token
@@ -26,6 +26,7 @@ from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Delta, History, Span
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
+from hostdevd.core.turns import Turn
 
 T = TypeVar("T")
 
@@ -270,7 +271,7 @@ async def _parts(messages: Iterable[Message]) -> AsyncIterator[tuple[list[Messag
     """Messages in portions that fit a gRPC message, each with whether it is the last."""
     part: list[Message] = []
     used = 0
-    breath = Breath()
+    turn = Turn()
     for message in messages:
         size = message.ByteSize()
         if part and used + size > MESSAGE_BYTES:
@@ -278,7 +279,8 @@ async def _parts(messages: Iterable[Message]) -> AsyncIterator[tuple[list[Messag
             part, used = [], 0
         part.append(message)
         used += size
-        await breath.pause()
+        if turn.is_over():
+            await turn.next()
     if part:
         yield part, True
 

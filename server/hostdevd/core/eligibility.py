@@ -57,6 +57,8 @@ class Surroundings:
     policy: Policy = NO_POLICY
     uids: Mapping[str, str] = field(default_factory=dict)
     drivers: Mapping[str, str | None] = field(default_factory=dict)
+    judged: dict[str, tuple[Reason, ...]] = field(default_factory=dict, compare=False)
+    """What was found of a device already: a group's members ask it of each other."""
 
 
 _OR_POLICY = "or have the operator accept it by an allow rule of the policy file"
@@ -90,6 +92,13 @@ def reasons(around: Surroundings, device: NodeDevice) -> tuple[Reason, ...]:
 
 def own_reasons(around: Surroundings, device: NodeDevice) -> tuple[Reason, ...]:
     """The reasons of the device itself, without its group's."""
+    known = around.judged.get(device.name)
+    if known is None:
+        known = around.judged[device.name] = _own_reasons(around, device)
+    return known
+
+
+def _own_reasons(around: Surroundings, device: NodeDevice) -> tuple[Reason, ...]:
     for rule in _STANDING_ALONE:
         alone = tuple(rule(around, device))
         if alone:

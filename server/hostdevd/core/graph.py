@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 
@@ -29,6 +29,10 @@ class DeviceGraph:
         self._by_path: dict[str, str] = {}
         self._by_interface: defaultdict[str, set[str]] = defaultdict(set)
         self._of_function: defaultdict[PciAddress, set[str]] = defaultdict(set)
+        self._by_type: defaultdict[str, set[str]] = defaultdict(set)
+        # In order, as they are asked for again and again; taken back by `_unsort`.
+        self._children_sorted: dict[str, tuple[str, ...]] = {}
+        self._members_sorted: dict[int, tuple[NodeDevice, ...]] = {}
         self.nodes = MappingProxyType(self._nodes)
         for device in devices:
             self.put(device)
@@ -37,12 +41,14 @@ class DeviceGraph:
         """Add a device, or replace the one of its name."""
         self.remove(device.name)
         self._nodes[device.name] = device
+        self._unsort(device)
+        self._by_type[device.type].add(device.name)
         if device.parent is not None:
             self._children[device.parent].add(device.name)
         group = iommu_group_of(device)
         if group is not None:
             self._iommu[group].add(device.name)
-        for source in _sources(device):
+        for source in sources_of(device):
             self._by_source[source].add(device.name)
         if device.path:
             self._by_path[device.path] = device.name
@@ -56,12 +62,14 @@ class DeviceGraph:
         device = self._nodes.pop(name, None)
         if device is None:
             return
+        self._unsort(device)
+        self._by_type[device.type].discard(name)
         if device.parent is not None:
             self._children[device.parent].discard(name)
         group = iommu_group_of(device)
         if group is not None:
             self._iommu[group].discard(name)
-        for source in _sources(device):
+        for source in sources_of(device):
             self._by_source[source].discard(name)
         if device.path and self._by_path.get(device.path) == name:
             del self._by_path[device.path]
@@ -69,6 +77,13 @@ class DeviceGraph:
             self._by_interface[device.facts.interface].discard(device.name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
             self._of_function[device.facts.phys_function].discard(device.name)
+
+    def _unsort(self, device: NodeDevice) -> None:
+        if device.parent is not None:
+            self._children_sorted.pop(device.parent, None)
+        group = iommu_group_of(device)
+        if group is not None:
+            self._members_sorted.pop(group, None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._nodes
@@ -80,16 +95,27 @@ class DeviceGraph:
         """The device of this libvirt name."""
         return self._nodes.get(name)
 
+    def of_type(self, kind: str) -> frozenset[str]:
+        """Names of the devices of a type."""
+        return frozenset(self._by_type.get(kind, ()))
+
     def children(self, name: str) -> tuple[str, ...]:
         """Names of the devices directly below, sorted."""
-        return tuple(sorted(self._children.get(name, ())))
+        if not self._children.get(name):
+            return ()
+        known = self._children_sorted.get(name)
+        if known is None:
+            known = self._children_sorted[name] = tuple(sorted(self._children[name]))
+        return known
 
     def descendants(self, name: str) -> Iterator[NodeDevice]:
         """Everything below a device, parents before children."""
+        if not self._children.get(name):
+            return
         seen = {name}
-        todo = list(self.children(name))
+        todo = deque(self.children(name))
         while todo:
-            child = todo.pop(0)
+            child = todo.popleft()
             if child in seen:  # a loop in the parents' names: not from libvirt, but never hang on input
                 continue
             seen.add(child)
@@ -110,7 +136,12 @@ class DeviceGraph:
 
     def iommu_members(self, group: int) -> tuple[NodeDevice, ...]:
         """The members of an IOMMU group, by name."""
-        return tuple(self._nodes[name] for name in sorted(self._iommu.get(group, ())))
+        known = self._members_sorted.get(group)
+        if known is None:
+            known = tuple(self._nodes[name] for name in sorted(self._iommu.get(group, ())))
+            if known:
+                self._members_sorted[group] = known
+        return known
 
     def has_iommu_groups(self) -> bool:
         """Whether any device is in an IOMMU group: then the host's IOMMU is on."""
@@ -122,7 +153,8 @@ class DeviceGraph:
 
     def at(self, source: DeviceSource) -> tuple[str, ...]:
         """Names of the devices at an address, UUID or vendor:product."""
-        return tuple(sorted(self._by_source.get(source, ())))
+        names = self._by_source.get(source, ())
+        return tuple(sorted(names)) if len(names) > 1 else tuple(names)
 
     def by_path(self, path: str) -> str | None:
         """The device whose sysfs path is `path` or the nearest one above it."""
@@ -146,6 +178,8 @@ class DeviceGraph:
 
         Its own list may be older than they are, and libvirt leaves it empty while the first VF is gone.
         """
+        if not (function.virt_functions or self._of_function):
+            return ()
         own = (self._nodes[name].facts for name in sorted(self._of_function.get(function.address, ())))
         theirs = (facts.address for facts in own if isinstance(facts, PciFacts))
         return tuple(dict.fromkeys((*function.virt_functions, *theirs)))
@@ -245,7 +279,8 @@ def source_of(device: NodeDevice) -> PciAddress | UsbAddress | ScsiAddress | Mde
     return None
 
 
-def _sources(device: NodeDevice) -> tuple[DeviceSource, ...]:
+def sources_of(device: NodeDevice) -> tuple[DeviceSource, ...]:
+    """All by which a domain's XML may name this device: its address, and of a USB device its vendor:product."""
     source = source_of(device)
     if source is None:
         return ()

@@ -7,7 +7,7 @@ delivered on the event loop too, by the callback given to `start`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import Protocol
@@ -177,6 +177,9 @@ class HypervisorPort(Protocol):
 
     async def info(self) -> HypervisorInfo:
         """Who answers."""
+
+    def call_counts(self) -> Mapping[str, int]:
+        """How often each function of libvirt's was called so far; from any thread."""
 
     async def node_device_names(self) -> frozenset[str]:
         """Names of all node devices: cheap, to find what a full read would change."""

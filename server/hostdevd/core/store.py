@@ -17,11 +17,12 @@ from hostdevd.core import eligibility as rules
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.drivers import is_vfio_driver
-from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of
+from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, sources_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
-from hostdevd.core.holders import BlockPaths, Held, Labels, devices_of, entry_of, held_by, holders_of, with_config
+from hostdevd.core.holders import BlockPaths, Held, Labels, entry_of, held_by, holders_of, with_config
 from hostdevd.core.identity import FactsOf, Identities, Identity
+from hostdevd.core.interest import Interest
 from hostdevd.core.model import (
     Bar,
     Domain,
@@ -40,6 +41,9 @@ from hostdevd.core.pools import PoolUses, is_given, pool_uses
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
 from hostdevd.core.views import DeviceView, GroupView, group_view
+
+_CARRIES_DISKS = frozenset({"storage", "scsi", "pci"})
+"""The types by which a domain's block device may be held: a disk, its LUN, or the function that it is (NVMe)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,10 @@ class Store:
         self._pools = PoolUses()
         self._unknown: tuple[tuple[str, str], ...] = ()
         self._domains: dict[str, Domain] = {}
-        self._held: dict[str, tuple[Held, ...]] = {}
+        self._interest = Interest(senses.block_paths)
         self._frozen: dict[str, frozenset[str]] = {}
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
+        self._holders_of_vm: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
         self._by_service: defaultdict[str, set[str]] = defaultdict(set)
         self._claims: defaultdict[str, set[str]] = defaultdict(set)
@@ -93,6 +98,7 @@ class Store:
         self.lives = lives
         self.revision = revision
         self.devices: dict[str, DeviceView] = {}
+        self._device_names: tuple[str, ...] | None = None
         self.groups: dict[str, GroupView] = {}
         self.holders: dict[str, Holder] = {}
         self.assignments: dict[str, Assignment] = {}
@@ -105,6 +111,8 @@ class Store:
         self._dirty_devices: set[str] = set()
         self._dirty_domains: set[str] = set()
         self._dirty_groups: set[int] = set()
+        self._touched_disks: set[str] = set()
+        self._group_uids: dict[int, str] = {}
         self._uses_stale = False
         self._drivers: dict[str, DriverState] = {}
         self._holder_changes: list[Change[Holder]] = []
@@ -127,6 +135,13 @@ class Store:
     def domains(self) -> Mapping[str, Domain]:
         """Domains by UUID, as last read."""
         return self._domains
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The libvirt names of all devices, sorted."""
+        if self._device_names is None:
+            self._device_names = tuple(sorted(self.devices))
+        return self._device_names
 
     def device(self, name_or_uid: str) -> DeviceView | None:
         """A device by libvirt name or uid."""
@@ -211,13 +226,18 @@ class Store:
 
     def put_devices(self, devices: Iterable[NodeDevice]) -> None:
         """Replace these devices; call within `change`."""
-        for device in devices:
-            if self.graph.get(device.name) == device:
-                continue
+        changed = [device for device in devices if self.graph.get(device.name) != device]
+        self._uses_stale = self._uses_stale or bool(changed)
+        if len(changed) > len(self.graph) // 2:  # as at the start: nothing is found by looking at each
+            self._touch_all()
+            for device in changed:
+                self.graph.put(device)
+            self._touch_all()
+            return
+        for device in changed:
             self._touch(device.name)
             self.graph.put(device)
             self._touch(device.name)
-            self._uses_stale = True
 
     def remove_devices(self, names: Iterable[str]) -> None:
         """Forget devices that are gone from the host; call within `change`."""
@@ -330,19 +350,24 @@ class Store:
             if number is not None:
                 self._dirty_groups.add(number)
         # Who holds a device depends on what is at an address now.
-        self._dirty_domains.update(
-            uuid for uuid, domain in self._domains.items() if self._may_name(domain, name, related)
-        )
+        self._dirty_domains |= self._interest.holding(related)
+        device = self.graph.get(name)
+        if device is not None:
+            self._dirty_domains |= self._interest.naming(sources_of(device))
+            if device.type in _CARRIES_DISKS:
+                self._touched_disks.add(name)
 
-    def _may_name(self, domain: Domain, name: str, related: set[str]) -> bool:
-        known = {held.device for held in self._held.get(domain.vm.uuid, ())}
-        if name in known or known & related:
-            return True
-        entries = [*(domain.live.entries if domain.live else ()), *(domain.config.entries if domain.config else ())]
-        return any(name in devices_of(self.graph, entry.source, self._senses.block_paths) for entry in entries)
+    def _touch_all(self) -> None:
+        self._dirty_devices.update(self.graph.nodes)
+        self._dirty_groups.update(self.graph.iommu_groups())
+        self._dirty_groups.update(group.iommu_group for group in self.groups.values())
+        self._dirty_domains.update(self._domains)
 
     def _commit_or_keep(self, source: ChangeSource) -> None:
         """Commit; after a fault in the middle the next commit derives all of this again."""
+        if self._touched_disks:
+            self._dirty_domains |= self._interest.on_disks(self.graph, self._touched_disks)
+            self._touched_disks = set()
         before = set(self._dirty_devices), set(self._dirty_domains), set(self._dirty_groups)
         stale, changed = self._uses_stale, self._assignments_changed
         try:
@@ -384,6 +409,7 @@ class Store:
         self._identities.forget(gone)
         here = [name for name in self._dirty_devices if name in self.graph]
         self._identities.resolve(self.graph, here, self._senses.identity)
+        self._group_uids.clear()  # of this commit alone: members and their uids stay as they are now
 
     def _join_uses(self) -> None:
         self._uses_stale = False
@@ -408,7 +434,7 @@ class Store:
         changes: list[Change[Holder]] = []
         dirty, self._dirty_domains = self._dirty_domains, set()
         for uuid in dirty:
-            before = {key: holder for key, holder in self.holders.items() if holder.vm.uuid == uuid}
+            before = dict(self._holders_of_vm.get(uuid, {}))
             after = self._holders_now(uuid, before, now)
             for key in before.keys() | after.keys():
                 old, new = before.get(key), after.get(key)
@@ -422,9 +448,10 @@ class Store:
     def _holders_now(self, uuid: str, before: Mapping[str, Holder], now: datetime) -> dict[str, Holder]:
         domain = self._domains.get(uuid)
         held = self._with_service(domain, uuid) if domain is not None else ()
-        self._held[uuid] = held
         if domain is None:
-            del self._held[uuid]
+            self._interest.remove(uuid)
+        else:
+            self._interest.put(domain, held)
         frozen = self._frozen.get(uuid, frozenset())
         fresh = holders_of(domain, held, self._labels, before, now) if domain is not None else ()
         after = {holder.key: holder for holder in fresh if holder.uid not in frozen}
@@ -454,15 +481,22 @@ class Store:
 
     def _group_uid_of(self, node: NodeDevice) -> str | None:
         number = iommu_group_of(node)
-        return group_uid(self.graph.iommu_members(number), self._identities.uid) if number is not None else None
+        if number is None:
+            return None
+        known = self._group_uids.get(number)
+        if known is None:
+            known = self._group_uids[number] = group_uid(self.graph.iommu_members(number), self._identities.uid)
+        return known
 
     def _replace_holder(self, key: str, old: Holder | None, new: Holder | None) -> None:
         if old is not None:
             del self.holders[key]
-            self._holders_of_device[old.device].pop(key, None)
+            _drop(self._holders_of_device, old.device, key)
+            _drop(self._holders_of_vm, old.vm.uuid, key)
         if new is not None:
             self.holders[key] = new
             self._holders_of_device[new.device][key] = new
+            self._holders_of_vm[new.vm.uuid][key] = new
         for holder in (old, new):
             if holder is not None and holder.device in self.graph:
                 self._dirty_devices |= self.graph.related(holder.device)
@@ -498,6 +532,8 @@ class Store:
                 number = iommu_group_of(view.node) if view is not None else None
                 if number is not None:
                     self._dirty_groups.add(number)
+            if new is None or old is None:
+                self._device_names = None
             if new is None:
                 del self.devices[name]
             else:
@@ -575,6 +611,8 @@ class Store:
         return tuple(self.assignments[name] for name in sorted(names))
 
     def _is_taken(self, node: NodeDevice) -> bool:
+        if not (self.holders or self._claims or self._frozen):
+            return False
         if self.blocking_holders(node) or self.claims(node):
             return True
         busy = frozenset().union(*self._frozen.values())
@@ -602,3 +640,10 @@ class Store:
             if members:
                 group = group_view(number, members, self.devices, self._identities.uid)
                 self.groups[group.uid] = group
+
+
+def _drop(index: defaultdict[str, dict[str, Holder]], group: str, key: str) -> None:
+    """Take a holder out of an index, and its group with the last one."""
+    index[group].pop(key, None)
+    if not index[group]:
+        del index[group]

@@ -10,7 +10,7 @@ import pytest
 from hostdev.v1 import device_pb2, service_pb2
 from hostdevd.core.ports import NodeDeviceChanged
 from hostdevd.virt.xml.nodedev import node_device
-from unit.api.test_lists import service_of
+from unit.api.test_lists import devices, eligible, service_of
 from unit.core.rig import Machine, machine, until
 
 
@@ -30,14 +30,13 @@ async def test_a_broken_device_is_listed_among_the_others(tmp_path: Path, broken
         break_xml(m, name, broken)
         await until(m, lambda: m.core.store.devices[name].node.type == "other")
         service = service_of(m)
-        listed = await service.ListDevices(service_pb2.ListDevicesRequest(), None)  # type: ignore[arg-type]
+        listed = await devices(service, service_pb2.ListDevicesRequest())
         assert {device.name for device in listed.devices} == names
         (found,) = (device for device in listed.devices if device.name == name)
         assert [condition.code for condition in found.conditions] == [device_pb2.CONDITION_CODE_XML_INVALID]
         assert found.uid
         assert not found.eligibility.eligible
-        request = service_pb2.ListEligibleRequest(include_ineligible=True)
-        eligible = await service.ListEligible(request, None)  # type: ignore[arg-type]
-        assert len(eligible.eligible_devices) > 1
+        explained = await eligible(service, service_pb2.ListEligibleRequest(include_ineligible=True))
+        assert len(explained.eligible_devices) > 1
         # What else has a fault now is so because of this one alone.
         assert not [device.name for device in listed.devices if device.conditions and device.name != name]

@@ -35,6 +35,18 @@ def service_of(m: Machine) -> HostDeviceService:
     return HostDeviceService(context_of(m, Hub(m.core.store, m.core.sync)))
 
 
+async def devices(
+    service: HostDeviceService, request: service_pb2.ListDevicesRequest
+) -> service_pb2.ListDevicesResponse:
+    return service_pb2.ListDevicesResponse.FromString(await service.ListDevices(request, None))  # type: ignore[arg-type]
+
+
+async def eligible(
+    service: HostDeviceService, request: service_pb2.ListEligibleRequest
+) -> service_pb2.ListEligibleResponse:
+    return service_pb2.ListEligibleResponse.FromString(await service.ListEligible(request, None))  # type: ignore[arg-type]
+
+
 async def unplug(m: Machine, name: str) -> None:
     m.sim.controls.unplug_device(name)
     await until(m, lambda: name not in m.core.store.devices)
@@ -48,10 +60,10 @@ async def test_the_filters_device_may_go_between_pages(tmp_path: Path) -> None:
         )
         children = sorted(m.core.store.devices[parent].children)
         given = device_pb2.DeviceFilter(parent=parent)
-        first = await service.ListDevices(service_pb2.ListDevicesRequest(filter=given, page_size=1), None)  # type: ignore[arg-type]
+        first = await devices(service, service_pb2.ListDevicesRequest(filter=given, page_size=1))
         await unplug(m, parent)
         rest = service_pb2.ListDevicesRequest(filter=given, page_token=first.next_page_token)
-        second = await service.ListDevices(rest, None)  # type: ignore[arg-type]
+        second = await devices(service, rest)
         assert [device.name for device in (*first.devices, *second.devices)] == children
         assert first.revision == second.revision
 
@@ -60,9 +72,9 @@ async def test_what_is_affected_is_of_the_lists_revision(tmp_path: Path) -> None
     async with machine(tmp_path) as m:
         service = service_of(m)
         arguments: dict[str, Any] = {"include_ineligible": True}
-        whole = await service.ListEligible(service_pb2.ListEligibleRequest(**arguments), None)  # type: ignore[arg-type]
-        first = await service.ListEligible(service_pb2.ListEligibleRequest(page_size=1, **arguments), None)  # type: ignore[arg-type]
+        whole = await eligible(service, service_pb2.ListEligibleRequest(**arguments))
+        first = await eligible(service, service_pb2.ListEligibleRequest(page_size=1, **arguments))
         await unplug(m, m.name("dual_1"))
         rest = service_pb2.ListEligibleRequest(page_token=first.next_page_token, **arguments)
-        second = await service.ListEligible(rest, None)  # type: ignore[arg-type]
+        second = await eligible(service, rest)
         assert [*first.eligible_devices, *second.eligible_devices] == list(whole.eligible_devices)

@@ -8,6 +8,7 @@ import pytest
 
 from hostdev.v1 import device_pb2, service_pb2
 from hostdevd.api.pages import MAX_LISTS, TOKEN_LIFE_S, Page, Pages
+from hostdevd.api.wire import entry
 from hostdevd.core.errors import HostdevError
 
 Request = service_pb2.ListDevicesRequest
@@ -21,56 +22,63 @@ class Lister:
         self.names = ["a", "b", "c"]
         self.selected = 0
 
-    def page(self, revision: int, token: str = "", size: int = 1, **filter_: Any) -> Page[device_pb2.Device]:
+    async def page(self, revision: int, token: str = "", size: int = 1, **filter_: Any) -> Page:
         request = Request(page_size=size, page_token=token, filter=DeviceFilter(**filter_))
-        return self.pages.page(request, revision, self._select, lambda name: device_pb2.Device(name=name))
+        return await self.pages.page(
+            request,
+            lambda: revision,
+            self._select,
+            lambda name: entry(device_pb2.Device(name=name).SerializeToString()),
+        )
 
     def _select(self) -> list[str]:
         self.selected += 1
         return list(self.names)
 
 
-def names(page: Page[device_pb2.Device]) -> list[str]:
-    return [device.name for device in page.items]
+def names(page: Page) -> list[str]:
+    response = service_pb2.ListDevicesResponse.FromString(page.response(service_pb2.ListDevicesResponse, "token"))
+    assert (response.next_page_token, response.revision) == (page.next_page_token, page.revision)
+    return [device.name for device in response.devices]
 
 
-def test_a_token_lives_through_ten_thousand_lists_and_dies_in_time() -> None:
+async def test_a_token_lives_through_ten_thousand_lists_and_dies_in_time() -> None:
     lister = Lister()
-    token = lister.page(1).next_page_token
+    token = (await lister.page(1)).next_page_token
     lister.names = ["other"]
     for _ in range(10_000):
-        assert names(lister.page(1)) == ["a"]
+        assert names(await lister.page(1)) == ["a"]
     for revision in range(2, MAX_LISTS):
-        lister.page(revision, size=0)
+        await lister.page(revision, size=0)
     lister.time = TOKEN_LIFE_S - 1
-    second = lister.page(MAX_LISTS, token)
+    second = await lister.page(MAX_LISTS, token)
     assert (names(second), second.revision) == (["b"], 1)
     assert lister.selected == 1 + MAX_LISTS - 2
     assert len(lister.pages._lists) == 1
     lister.time += TOKEN_LIFE_S + 1
     with pytest.raises(HostdevError) as refusal:
-        lister.page(MAX_LISTS, second.next_page_token)
+        await lister.page(MAX_LISTS, second.next_page_token)
     assert refusal.value.reason == "REVISION_COMPACTED"
 
 
-def test_what_is_kept_is_bounded() -> None:
+async def test_what_is_kept_is_bounded() -> None:
     lister = Lister()
     for revision in range(MAX_LISTS + 10):
-        lister.page(revision)
+        await lister.page(revision)
     assert len(lister.pages._lists) == MAX_LISTS
     lister.time = TOKEN_LIFE_S + 1
-    lister.page(MAX_LISTS + 10)
+    await lister.page(MAX_LISTS + 10)
     assert len(lister.pages._lists) == 1
 
 
-def test_a_token_is_for_its_arguments_and_its_service() -> None:
+async def test_a_token_is_for_its_arguments_and_its_service() -> None:
     lister = Lister()
-    token = lister.page(1).next_page_token
+    token = (await lister.page(1)).next_page_token
     with pytest.raises(HostdevError) as refusal:
-        lister.page(1, token, types=["pci"])
+        await lister.page(1, token, types=["pci"])
     assert refusal.value.reason == "INVALID_PAGE_TOKEN"
     other = Lister()
-    other.page(1)
+    await other.page(1)
     with pytest.raises(HostdevError) as refusal:
-        other.page(1, token)
+        await other.page(1, token)
     assert refusal.value.reason == "REVISION_COMPACTED"
