@@ -20,6 +20,7 @@ from hostdevd.api import watch as watching
 from hostdevd.api.errors import DETAILS_TRAILER
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.watch import Hub
+from hostdevd.core.past import Lives
 
 METHOD = "hostdev.v1.Test"
 
@@ -76,7 +77,7 @@ async def test_bytes_that_are_no_request_are_an_invalid_field(tmp_path: Path) ->
 
 async def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "WRITE_LIMIT_S", 0.3)
-    store: Any = SimpleNamespace(on_commit=[], epoch="0" * 32, revision=1)
+    store: Any = SimpleNamespace(on_commit=[], lives=Lives("0" * 32, "life"), revision=1)
     sync: Any = SimpleNamespace(first_sync=True, synced_time=None)
     hub = Hub(store, sync)
     kind: Any = watching.Kind(
