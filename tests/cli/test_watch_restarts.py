@@ -83,21 +83,25 @@ class Watcher:
                     self.holders[key] = holder
         self.token = message.resume_token or self.token
 
-    def watch_to(self, api: Api, revision: int) -> None:
-        """Watch until the first bookmark at or beyond a revision."""
+    def watch_to(self, api: Api, revision: int) -> int:
+        """Watch until the first bookmark at or beyond a revision; its revision."""
         request = service_pb2.WatchHoldersRequest(resume_token=self.token, bookmark_interval=Duration(seconds=1))
         call = api.stub.WatchHolders(request, timeout=60)
         for message in call:
             self.take(message)
             if message.WhichOneof("event") == "bookmark" and message.revision >= revision:
-                break
-        call.cancel()
+                call.cancel()
+                return int(message.revision)
+        raise AssertionError("the stream has ended")
 
     def watch_till_now(self, api: Api) -> Holders:
-        """Come up with the service; what it has there."""
-        listed = api.stub.ListHolders(service_pb2.ListHoldersRequest())
-        self.watch_to(api, listed.revision)
-        return by_key(listed.holders)
+        """Come up with the service; what it has at that very revision."""
+        seen = 0
+        while True:
+            listed = api.stub.ListHolders(service_pb2.ListHoldersRequest())
+            if listed.revision == seen:
+                return by_key(listed.holders)
+            seen = self.watch_to(api, listed.revision)
 
 
 def change_the_world(directory: Path) -> None:
