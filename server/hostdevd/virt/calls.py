@@ -35,6 +35,7 @@ _BUSY = frozenset(
         libvirt.VIR_ERR_OPERATION_FAILED,
     }
 )
+_BROKEN_PIPE = frozenset({errno.EIO, errno.EPIPE, errno.ECONNRESET})
 _NO_SOCKET = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.ENOENT)
 _BUSY_TEXT = "state change lock"
 """Both codes have other meanings; only this one promises that nothing was done."""
@@ -44,6 +45,15 @@ class NoDaemon(HypervisorError):
     """No daemon serves that part of libvirt here: a modular one hands the call on to a socket that does not exist.
 
     systemd keeps the sockets of all daemons that are installed and enabled, whether they run or not.
+    """
+
+
+class DaemonBehindGone(HypervisorGone):
+    """The daemon that answers here has lost the one behind it, for this connection for ever.
+
+    virtqemud hands node devices to virtnodedevd and networks to virtnetworkd over a connection that it makes once
+    per client. When that one's daemon restarts, every such call fails and no event comes any more, while the
+    client's own connection is as good as before: only a new one helps.
     """
 
 
@@ -70,6 +80,8 @@ class Link:
 
     def __init__(self, handle: ConnectionHandle, counter: CallCounter) -> None:
         self.handle = handle
+        self.on_broken: Callable[[str], None] = _nobody_cares
+        """Called, on the thread of the call, when this connection is of no use any more though it stands."""
         self._counter = counter
 
     @classmethod
@@ -88,7 +100,10 @@ class Link:
         try:
             return function(*args, **kwargs)
         except libvirt.libvirtError as error:
-            raise _translated(error, alive=self.alive()) from error
+            failure = _translated(error, alive=self.alive())
+            if isinstance(failure, DaemonBehindGone):
+                self.on_broken(failure.text)
+            raise failure from error
 
     def alive(self) -> bool:
         """Whether the connection still stands; asks the socket, not the other side."""
@@ -96,6 +111,10 @@ class Link:
             return self.handle.isAlive() == 1
         except libvirt.libvirtError:
             return False
+
+
+def _nobody_cares(_why: str) -> None:
+    """Nobody wants to know."""
 
 
 def quietly(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
@@ -118,6 +137,12 @@ def _translated(error: libvirt.libvirtError, *, alive: bool) -> HypervisorError:
         return HypervisorBusy(code, text)
     if (code, error.get_error_domain(), error.get_int1()) == _NO_SOCKET:
         return NoDaemon(code, text)
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC and (
+        # "client socket is closed"; or it closed while the call was under way, whose outcome nobody knows.
+        code == libvirt.VIR_ERR_INTERNAL_ERROR
+        or (code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _BROKEN_PIPE)
+    ):
+        return DaemonBehindGone(text)
     return HypervisorError(code, text)
 
 

@@ -19,7 +19,7 @@ import structlog
 
 from hostdevd.core.ports import Connected, Disconnected, Event, EventSink, HypervisorError, HypervisorGone
 from hostdevd.virt.calls import CallCounter, Link, quietly
-from hostdevd.virt.events import EVENT_THREAD, Undo, register
+from hostdevd.virt.events import EVENT_THREAD, Undo, register, register_node_devices
 from hostdevd.virt.threads import Overdue, Threads
 
 T = TypeVar("T")
@@ -40,6 +40,8 @@ KEEPALIVE_COUNT = 2
 
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LAST_BACKOFF_S = 5.0
+_BRIEF_S = 10.0
+"""A connection that broke sooner was none worth making: the next is made later."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +53,9 @@ class _Session:
     lost: asyncio.Future[str]
     links: list[Link] = field(default_factory=list)
     undo: list[Undo] = field(default_factory=list)
+    undo_node_devices: list[Undo] = field(default_factory=list)
+    listen: Callable[[], list[Undo]] = list
+    """Register for node devices' events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,19 @@ class Connection:
         """Run a job that changes something; no more than three at a time, whatever becomes of the callers."""
         return await self._run("mutations", job, MUTATION_TIMEOUT_S)
 
+    async def listen_again(self) -> None:
+        """Register for node devices' events anew; what cannot is given up, for a new connection."""
+        session, workers = self._require(), self._workers
+        if workers is None:
+            raise HypervisorGone(self._why_not)
+        try:
+            # On the thread that closes: never at the same time.
+            await workers.control.run(partial(_listen_again, session), OPEN_TIMEOUT_S)
+        except (HypervisorError, Overdue) as error:
+            why = f"node devices cannot be followed: {error}"
+            _lose(session, why)
+            raise HypervisorGone(why) from error
+
     @property
     def stuck_calls(self) -> int:
         """Threads that libvirt has not given back although their callers stopped waiting."""
@@ -174,8 +192,11 @@ class Connection:
     # --- supervision -------------------------------------------------------------------------------
 
     async def _supervise(self, workers: _Workers, sink: EventSink) -> None:
+        now = asyncio.get_running_loop().time
+        brief = 0
         while True:
             session = await self._connect(workers, sink)
+            since = now()
             self._session = session
             _log.info("libvirt_connected", uri=self._uri)
             sink(Connected())
@@ -184,8 +205,9 @@ class Connection:
             _log.warning("libvirt_disconnected", uri=self._uri, why=why)
             sink(Disconnected(why))
             await self._dispose(workers, session)
-            # A daemon that takes connections only to drop them must not be met by a busy loop.
-            await self._sleep(self._pause(_BACKOFF_S[0]))
+            # A daemon that takes connections only to drop them must not be met by a busy loop: each costs a full read.
+            await self._sleep(self._pause(_BACKOFF_S[brief]))
+            brief = min(brief + 1, len(_BACKOFF_S) - 1) if now() - since < _BRIEF_S else 0
 
     async def _connect(self, workers: _Workers, sink: EventSink) -> _Session:
         told = ""
@@ -215,13 +237,17 @@ class Connection:
                 link = Link.open(self._uri, self._counter)
                 session.links.append(link)
                 self._watch(link, session)
-            session.undo += register(session.links[0], partial(self._from_thread, session, sink))
+            emit = partial(self._from_thread, session, sink)
+            session.undo += register(session.links[0], emit)
+            session.listen = partial(register_node_devices, session.links[0], emit)
+            session.undo_node_devices += session.listen()
         except HypervisorError:
             _close(session)
             raise
 
     def _watch(self, link: Link, session: _Session) -> None:
         handle, loop = link.handle, session.lost.get_loop()
+        link.on_broken = lambda why: _threadsafe(loop, _lose, session, f"a daemon behind libvirt's is gone: {why}")
 
         def closed(_connection: object, reason: int, _opaque: object) -> None:
             why = _CLOSE_REASONS.get(reason, f"closed, reason {reason}")
@@ -258,12 +284,20 @@ _CLOSE_REASONS: Mapping[int, str] = {
 
 def _close(session: _Session) -> None:
     # A callback holds its connection: taken back first, or the connection would stay open.
-    for undo in session.undo:
+    for undo in (*session.undo, *session.undo_node_devices):
         undo()
     for link in session.links:
         quietly(link.handle.close)
     session.undo.clear()
+    session.undo_node_devices.clear()
+    session.listen = list
     session.links.clear()
+
+
+def _listen_again(session: _Session) -> None:
+    for undo in session.undo_node_devices:
+        undo()
+    session.undo_node_devices = session.listen()
 
 
 def _close_late(session: _Session, _opened: None) -> None:

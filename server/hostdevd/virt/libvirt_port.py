@@ -13,10 +13,10 @@ import libvirt
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
 from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
 from hostdevd.virt.connection import Connection
+from hostdevd.virt.domains import DomainReader, list_domains
 from hostdevd.virt.reading import (
     ParseNodeDevice,
     list_networks,
-    read_domain,
     read_info,
     read_network,
     read_node_device,
@@ -51,6 +51,7 @@ class LibvirtPort:
     ) -> None:
         check_uri(uri)
         self._parse = parse_node_device
+        self._domains = DomainReader()
         self._connection = Connection(uri, sleep=sleep, jitter=jitter)
 
     # --- life --------------------------------------------------------------------------------------
@@ -62,6 +63,10 @@ class LibvirtPort:
     async def close(self) -> None:
         """Stop events, end threads, close the connection."""
         await self._connection.close()
+
+    async def listen_again(self) -> None:
+        """Ask for node devices' events anew."""
+        await self._connection.listen_again()
 
     @property
     def stuck_calls(self) -> int:
@@ -102,15 +107,16 @@ class LibvirtPort:
     async def domains(self) -> Sequence[Domain]:
         """All domains, running or not; one that vanishes meanwhile is left out."""
         link = self._connection.reader
-        handles = await self._connection.read(lambda: link.call(link.handle.listAllDomains, 0))
-        return await self._read_each(handles, partial(read_domain, link))
+        listing = await self._connection.read(partial(list_domains, link))
+        self._domains.forget_but(listing.uuids)
+        return await self._read_each(listing.handles, partial(self._domains.read, link, listing=listing))
 
     async def domain(self, uuid: str) -> Domain:
         """One domain by UUID; `NoSuchObject` when it is gone."""
         link = self._connection.reader
 
         def read() -> Domain:
-            return read_domain(link, link.call(link.handle.lookupByUUIDString, uuid))
+            return self._domains.read(link, link.call(link.handle.lookupByUUIDString, uuid))
 
         return await self._connection.read(read)
 
