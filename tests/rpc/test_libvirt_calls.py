@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -86,6 +89,31 @@ def test_a_daemon_behind_the_one_that_answers_is_lost_for_good(handle: Any, *, g
         link.call(handle.fail)
     assert isinstance(failure.value, HypervisorGone) is gone
     assert told == ([failure.value.text] if gone else [])
+
+
+def test_a_connection_is_not_closed_under_a_call() -> None:
+    closed: list[bool] = []
+    handle: Any = SimpleNamespace(close=lambda: closed.append(True), isAlive=lambda: 1)
+    link = calls.Link(handle, calls.CallCounter())
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert go.wait(30)
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(link.call, slow)
+        assert begun.wait(30)
+        link.close()
+        assert closed == []
+        with pytest.raises(HypervisorGone):
+            link.call(slow)
+        go.set()
+        assert running.result(30) == "done"
+    assert closed == [True]
+    link.close()
+    assert closed == [True]
 
 
 def test_calls_are_counted_by_name_also_when_they_fail() -> None:

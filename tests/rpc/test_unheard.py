@@ -100,9 +100,9 @@ async def test_a_domain_that_changes_in_silence_is_found(daemon: Daemon, tmp_pat
     async with core_on(daemon.uri(), tmp_path) as (core, port):
         session = port._connection._session
         assert session is not None
-        for undo in session.undo:
+        for undo in session.links[0].at_close:
             undo()
-        session.undo.clear()
+        session.links[0].at_close.clear()
 
         def held() -> set[tuple[str, bool, bool]]:
             return {(one.device[6:7], one.live, one.config) for one in core.store.holders.values()}

@@ -76,13 +76,24 @@ class CallCounter:
 
 
 class Link:
-    """One open connection, and the way to call anything that belongs to it. For any thread."""
+    """One open connection, and the way to call anything that belongs to it. For any thread, one call at a time.
+
+    Not two: libvirt's client before 10.3 crashes when threads share a connection (CVE-2024-4418: while a call waits,
+    another thread's makes it leave a pointer to its stack behind). Debian 12 has that bug; a daemon that freezes
+    under a few calls brings it out nearly every time.
+    """
 
     def __init__(self, handle: ConnectionHandle, counter: CallCounter) -> None:
         self.handle = handle
         self.on_broken: Callable[[str], None] = _nobody_cares
         """Called, on the thread of the call, when this connection is of no use any more though it stands."""
         self._counter = counter
+        self.at_close: list[Callable[[], object]] = []
+        """What is undone first, when no call is left. A callback holds its connection, which would stay open."""
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._closing = False
 
     @classmethod
     def open(cls, uri: str, counter: CallCounter) -> Link:
@@ -97,13 +108,55 @@ class Link:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the connection or of an object from it; `HypervisorError` when it fails."""
         self._counter.add(function.__qualname__)
+        self._enter()
         try:
-            return function(*args, **kwargs)
+            with self._turn:
+                return function(*args, **kwargs)
         except libvirt.libvirtError as error:
             failure = _translated(error, alive=self.alive())
             if isinstance(failure, DaemonBehindGone):
                 self.on_broken(failure.text)
             raise failure from error
+        finally:
+            self._leave()
+
+    def exclusively(self, work: Callable[[], T]) -> T:
+        """Do what makes calls of its own while nobody else calls."""
+        self._enter()
+        try:
+            with self._turn:
+                return work()
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Close it, now or when the last call returns: libvirt frees a connection under the calls that use it."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            busy = self._running > 0
+        if not busy:
+            self._finish()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closing:
+                raise HypervisorGone("the connection was closed")
+            self._running += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._running -= 1
+            last = self._closing and self._running == 0
+        if last:
+            self._finish()
+
+    def _finish(self) -> None:
+        for undo in self.at_close:
+            undo()
+        self.at_close.clear()
+        quietly(self.handle.close)
 
     def alive(self) -> bool:
         """Whether the connection still stands; asks the socket, not the other side."""

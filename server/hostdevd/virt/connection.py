@@ -1,18 +1,18 @@
 """A connection to libvirt that is always there or being made.
 
-There are two to the daemon, since it serves five requests at a time of each: a full read must not hold up
-an attach. A libvirt connection never recovers; when either breaks, both are given up and made anew, with
-every callback.
+There are several to the daemon, since each serves one call at a time (`Link`): a full read must not hold up an
+attach, nor an attach another VM's. A libvirt connection never recovers; when one breaks, all are given up and
+made anew, with every callback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import TypeVar
 
 import structlog
@@ -24,9 +24,10 @@ from hostdevd.virt.threads import Overdue, Threads
 
 T = TypeVar("T")
 
+READ_LINKS = 3
 READ_THREADS = 8
 MUTATION_THREADS = 3
-"""Below the five requests that the daemon serves per connection, so that keepalive always gets through."""
+"""And as many connections: by turns, so that they seldom wait for each other."""
 
 READ_TIMEOUT_S = 30.0
 MUTATION_TIMEOUT_S = 120.0
@@ -48,14 +49,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Session:
-    """The two connections of one life of the daemon."""
+    """The connections of one life of the daemon: for reads, the first of which has the events, then for changes."""
 
     lost: asyncio.Future[str]
     links: list[Link] = field(default_factory=list)
-    undo: list[Undo] = field(default_factory=list)
     undo_node_devices: list[Undo] = field(default_factory=list)
     listen: Callable[[], list[Undo]] = list
     """Register for node devices' events."""
+    turns: Iterator[int] = field(default_factory=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,20 @@ class Connection:
 
     @property
     def reader(self) -> Link:
-        """The connection for reads; `HypervisorGone` while there is none."""
-        return self._require().links[0]
+        """A connection for reads; `HypervisorGone` while there is none."""
+        readers = self.readers
+        return readers[next(self._require().turns) % len(readers)]
+
+    @property
+    def readers(self) -> Sequence[Link]:
+        """All connections for reads: for work that can be divided."""
+        return self._require().links[:READ_LINKS]
 
     @property
     def writer(self) -> Link:
-        """The connection for mutations; `HypervisorGone` while there is none."""
-        return self._require().links[1]
+        """A connection for mutations; `HypervisorGone` while there is none."""
+        session = self._require()
+        return session.links[READ_LINKS + next(session.turns) % MUTATION_THREADS]
 
     async def read(self, job: Callable[[], T]) -> T:
         """Run a job that reads; `HypervisorGone` when it takes too long."""
@@ -231,14 +239,14 @@ class Connection:
         return delay_s * (1 - self._jitter() / 2)
 
     def _open(self, session: _Session, sink: EventSink) -> None:
-        """On the control thread: both connections, with callbacks; nothing is left open on failure."""
+        """On the control thread: all connections, with callbacks; nothing is left open on failure."""
         try:
-            for _ in range(2):
+            for _ in range(READ_LINKS + MUTATION_THREADS):
                 link = Link.open(self._uri, self._counter)
                 session.links.append(link)
                 self._watch(link, session)
             emit = partial(self._from_thread, session, sink)
-            session.undo += register(session.links[0], emit)
+            session.links[0].at_close += register(session.links[0], emit)
             session.listen = partial(register_node_devices, session.links[0], emit)
             session.undo_node_devices += session.listen()
         except HypervisorError:
@@ -254,7 +262,7 @@ class Connection:
             _threadsafe(loop, _lose, session, why)
 
         link.call(handle.registerCloseCallback, closed, None)
-        session.undo.append(partial(quietly, handle.unregisterCloseCallback))
+        link.at_close.append(partial(quietly, handle.unregisterCloseCallback))
         # Not every driver has it (test:/// has none); in-process there is nobody to lose.
         quietly(handle.setKeepAlive, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
 
@@ -283,20 +291,22 @@ _CLOSE_REASONS: Mapping[int, str] = {
 
 
 def _close(session: _Session) -> None:
-    # A callback holds its connection: taken back first, or the connection would stay open.
-    for undo in (*session.undo, *session.undo_node_devices):
-        undo()
+    if session.links:
+        session.links[0].at_close += session.undo_node_devices
     for link in session.links:
-        quietly(link.handle.close)
-    session.undo.clear()
-    session.undo_node_devices.clear()
+        link.close()
+    session.undo_node_devices = []
     session.listen = list
     session.links.clear()
 
 
 def _listen_again(session: _Session) -> None:
-    for undo in session.undo_node_devices:
-        undo()
+    def deafen() -> None:
+        for undo in session.undo_node_devices:
+            undo()
+
+    if session.links:
+        session.links[0].exclusively(deafen)
     session.undo_node_devices = session.listen()
 
 

@@ -7,13 +7,16 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
+from zlib import crc32
 
 import libvirt
 
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
 from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
+from hostdevd.virt.calls import Link
 from hostdevd.virt.connection import Connection
 from hostdevd.virt.domains import DomainReader, list_domains
+from hostdevd.virt.handles import NodeDeviceHandle
 from hostdevd.virt.reading import (
     ParseNodeDevice,
     list_networks,
@@ -91,8 +94,23 @@ class LibvirtPort:
 
     async def node_devices(self) -> Sequence[NodeDevice]:
         """All node devices, read on several threads; one that vanishes meanwhile is left out."""
-        link = self._connection.reader
-        handles = await self._connection.read(lambda: link.call(link.handle.listAllDevices, 0))
+        links = self._connection.readers
+        try:
+            async with asyncio.TaskGroup() as group:
+                shares = [group.create_task(self._share(links, number)) for number in range(len(links))]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [device for share in shares for device in share.result()]
+
+    async def _share(self, links: Sequence[Link], number: int) -> Sequence[NodeDevice]:
+        # By name: each connection must list them anew, and not all lists need be equal.
+        link = links[number]
+
+        def listed() -> list[NodeDeviceHandle]:
+            handles = link.call(link.handle.listAllDevices, 0)
+            return [one for one in handles if crc32(link.call(one.name).encode()) % len(links) == number]
+
+        handles = await self._connection.read(listed)
         return await self._read_each(handles, lambda handle: read_node_device(link, handle, self._parse))
 
     async def node_device(self, name: str) -> NodeDevice:
