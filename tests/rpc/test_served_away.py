@@ -100,7 +100,7 @@ def test_killed_and_upgraded_while_watched(daemon: Daemon, node_file: Path, serv
         ("vm2", pci_name(2)),
     }
     assert set(devices.items) == {"computer", *map(pci_name, (2, 3, 4))}
-    assert devices.items[pci_name(3)].pci.product_name == "another"
+    assert devices.items[pci_name(3)].pci.product == "another"
 
 
 def test_frozen_while_watched(daemon: Daemon, service: Service) -> None:
