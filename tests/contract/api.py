@@ -36,12 +36,16 @@ class Refused(Exception):
         self.info = error_details_pb2.ErrorInfo()
         self.fields: list[str] = []
         self.reasons: list[error_pb2.Reason] = []
+        self.retry_after_s = 0.0
         for detail in status.details:
             bad, reason = error_details_pb2.BadRequest(), error_pb2.Reason()
+            retry = error_details_pb2.RetryInfo()
             if detail.Unpack(bad):
                 self.fields += [violation.field for violation in bad.field_violations]
             elif detail.Unpack(reason):
                 self.reasons.append(reason)
+            elif detail.Unpack(retry):
+                self.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
             else:
                 detail.Unpack(self.info)
 

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -108,9 +108,9 @@ def libvirtd() -> str:
     return program
 
 
-@pytest.fixture
-def daemon(libvirtd: str) -> Iterator[Daemon]:
-    """A running daemon."""
+@contextmanager
+def private_daemon(program: str) -> Iterator[Daemon]:
+    """A running daemon of its own."""
     # Not tmp_path: a socket's path has at most 107 characters, and another user must get there.
     root = Path(tempfile.mkdtemp(prefix="hv"))
     root.chmod(0o755)
@@ -122,7 +122,7 @@ def daemon(libvirtd: str) -> Iterator[Daemon]:
     from hostdevd.virt.events import EVENT_THREAD  # noqa: PLC0415
 
     EVENT_THREAD.acquire()
-    private = Daemon(libvirtd, root)
+    private = Daemon(program, root)
     try:
         private.start()
         yield private
@@ -131,6 +131,13 @@ def daemon(libvirtd: str) -> Iterator[Daemon]:
         private.kill()
         EVENT_THREAD.release()
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon(libvirtd: str) -> Iterator[Daemon]:
+    """A running daemon."""
+    with private_daemon(libvirtd) as private:
+        yield private
 
 
 class Recorder:

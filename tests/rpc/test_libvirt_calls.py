@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -60,6 +63,57 @@ def test_a_modular_daemon_that_is_not_installed_is_told_from_one_that_is_down(nu
     with pytest.raises(HypervisorError) as failure:
         calls.Link(handle, calls.CallCounter()).call(handle.fail)
     assert isinstance(failure.value, calls.NoDaemon) is absent
+
+
+RPC = libvirt.VIR_FROM_RPC
+
+
+@pytest.mark.parametrize(
+    ("handle", "gone"),
+    [
+        (Handle(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed", domain=RPC, number=-1), True),
+        # It died while the call was under way.
+        (Handle(libvirt.VIR_ERR_SYSTEM_ERROR, "End of file while reading data", domain=RPC, number=errno.EIO), True),
+        (Handle(libvirt.VIR_ERR_SYSTEM_ERROR, "Cannot write data", domain=RPC, number=errno.EPIPE), True),
+        # It cannot be reached now: the daemon tries again at the next call.
+        (Handle(libvirt.VIR_ERR_SYSTEM_ERROR, "Failed to connect", domain=RPC, number=errno.ECONNREFUSED), False),
+        # The same codes of a driver's own.
+        (Handle(libvirt.VIR_ERR_INTERNAL_ERROR, "unable to execute QEMU command", domain=10), False),
+        (Handle(libvirt.VIR_ERR_SYSTEM_ERROR, "Input/output error", domain=10, number=errno.EIO), False),
+    ],
+)
+def test_a_daemon_behind_the_one_that_answers_is_lost_for_good(handle: Any, *, gone: bool) -> None:
+    link, told = calls.Link(handle, calls.CallCounter()), list[str]()
+    link.on_broken = told.append
+    with pytest.raises(HypervisorError) as failure:
+        link.call(handle.fail)
+    assert isinstance(failure.value, HypervisorGone) is gone
+    assert told == ([failure.value.text] if gone else [])
+
+
+def test_a_connection_is_not_closed_under_a_call() -> None:
+    closed: list[bool] = []
+    handle: Any = SimpleNamespace(close=lambda: closed.append(True), isAlive=lambda: 1)
+    link = calls.Link(handle, calls.CallCounter())
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert go.wait(30)
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(link.call, slow)
+        assert begun.wait(30)
+        link.close()
+        assert closed == []
+        with pytest.raises(HypervisorGone):
+            link.call(slow)
+        go.set()
+        assert running.result(30) == "done"
+    assert closed == [True]
+    link.close()
+    assert closed == [True]
 
 
 def test_calls_are_counted_by_name_also_when_they_fail() -> None:

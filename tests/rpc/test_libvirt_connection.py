@@ -141,3 +141,25 @@ async def test_after_close_no_thread_and_no_event_is_left(daemon: Daemon, connec
 async def test_closing_while_the_daemon_is_frozen_comes_back(daemon: Daemon, connect: Connect) -> None:
     async with connect(daemon.uri()):
         daemon.signal(signal.SIGSTOP)
+
+
+async def test_frozen_for_a_moment_again_and_again_leaves_nothing_behind(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        await asyncio.gather(*(port.node_devices() for _ in range(20)))
+        threads, tasks = threading.active_count(), len(asyncio.all_tasks())
+        for _ in range(20):
+            daemon.signal(signal.SIGSTOP)
+            reads = [asyncio.create_task(port.domains()) for _ in range(40)]
+            await asyncio.sleep(0.01)
+            # More wait than there are threads, and half of them for nobody.
+            assert threading.active_count() == threads
+            for task in reads[::2]:
+                task.cancel()
+            daemon.signal(signal.SIGCONT)
+            done = await asyncio.gather(*reads, return_exceptions=True)
+            assert all(isinstance(one, asyncio.CancelledError) for one in done[::2])
+            assert all(isinstance(one, list) for one in done[1::2])
+        await port.node_device_names()
+        assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
+        assert port.stuck_calls == 0
+        assert Disconnected not in map(type, events.all)

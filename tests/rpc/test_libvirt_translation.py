@@ -26,6 +26,7 @@ from hostdevd.virt.xml.nodedev import node_device
 libvirt = pytest.importorskip("libvirt")
 calls = pytest.importorskip("hostdevd.virt.calls")
 events = pytest.importorskip("hostdevd.virt.events")
+domains = pytest.importorskip("hostdevd.virt.domains")
 reading = pytest.importorskip("hostdevd.virt.reading")
 
 UUID = "44444444-4444-4444-8444-444444444444"
@@ -141,7 +142,7 @@ def link(handle: Any = None) -> Any:
     ],
 )
 def test_states_of_a_domain_with_a_guest(state: int, expected: VmState) -> None:
-    domain = reading.read_domain(link(), Domain((state, LIVE)))
+    domain = domains.DomainReader().read(link(), Domain((state, LIVE)))
     assert domain.vm.state is expected
     assert domain.vm.state.active
     assert domain.live is not None
@@ -152,23 +153,23 @@ def test_states_of_a_domain_with_a_guest(state: int, expected: VmState) -> None:
     [(libvirt.VIR_DOMAIN_SHUTOFF, VmState.SHUT_OFF), (libvirt.VIR_DOMAIN_CRASHED, VmState.CRASHED)],
 )
 def test_states_of_a_domain_without_a_guest(state: int, expected: VmState) -> None:
-    domain = reading.read_domain(link(), Domain((state, INACTIVE)))
+    domain = domains.DomainReader().read(link(), Domain((state, INACTIVE)))
     assert (domain.vm.state, domain.live) == (expected, None)
     assert domain.config is not None
 
 
 def test_a_domain_that_stops_while_it_is_read_has_no_live_definition() -> None:
     domain = Domain((libvirt.VIR_DOMAIN_RUNNING, INACTIVE), (libvirt.VIR_DOMAIN_SHUTOFF, INACTIVE))
-    assert reading.read_domain(link(), domain).live is None
+    assert domains.DomainReader().read(link(), domain).live is None
 
 
 def test_a_domain_that_never_holds_still_is_an_error() -> None:
     with pytest.raises(HypervisorError):
-        reading.read_domain(link(), Domain((libvirt.VIR_DOMAIN_RUNNING, INACTIVE)))
+        domains.DomainReader().read(link(), Domain((libvirt.VIR_DOMAIN_RUNNING, INACTIVE)))
 
 
 def test_managed_save_is_told() -> None:
-    assert reading.read_domain(link(), Domain((libvirt.VIR_DOMAIN_SHUTOFF, INACTIVE))).vm.managed_save
+    assert domains.DomainReader().read(link(), Domain((libvirt.VIR_DOMAIN_SHUTOFF, INACTIVE))).vm.managed_save
 
 
 def test_a_device_that_cannot_be_read_is_listed_with_a_condition() -> None:
@@ -241,7 +242,7 @@ def test_domain_events(event_id: int, arguments: tuple[object, ...], expected: l
 def test_node_device_events_tell_the_name() -> None:
     told: list[Event] = []
     connection = Connection()
-    events.register(link(connection), told.append)
+    events.register_node_devices(link(connection), told.append)
     connection.device[libvirt.VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE](connection, Device(), 0, 0, None)
     connection.device[libvirt.VIR_NODE_DEVICE_EVENT_ID_UPDATE](connection, Device(), None)
     assert told == [NodeDeviceChanged("pci_0000_05_00_0")] * 2
@@ -249,7 +250,14 @@ def test_node_device_events_tell_the_name() -> None:
 
 def test_every_registration_can_be_taken_back() -> None:
     connection = Connection()
-    for undo in events.register(link(connection), lambda _: None):
+    undos = [
+        *events.register(link(connection), lambda _: None),
+        *events.register_node_devices(link(connection), lambda _: None),
+    ]
+    assert connection.domain
+    assert connection.device
+    assert connection.network
+    for undo in undos:
         undo()
     assert (connection.domain, connection.device, connection.network) == ({}, {}, {})
 

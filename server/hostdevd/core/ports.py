@@ -175,6 +175,9 @@ class HypervisorPort(Protocol):
     async def close(self) -> None:
         """Stop events, end threads, close the connection."""
 
+    async def listen_again(self) -> None:
+        """Register anew for the events of node devices, which may have ended in silence."""
+
     async def info(self) -> HypervisorInfo:
         """Who answers."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from hostdevd.core.announcements import Announcements
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
@@ -73,6 +74,7 @@ class Sync:
         self._uses_ticket = 0
         self._networks_ticket = 0
         self._networks_fault = ""
+        self._announced = Announcements()
         self._names: set[str] = set()
         self._uuids: set[str] = set()
         self._uses_due = False
@@ -142,6 +144,7 @@ class Sync:
         match event:
             case Connected():
                 self._connection += 1
+                self._announced.forget()
                 self._full_due = True
             case Disconnected(why):
                 self._connection += 1
@@ -151,6 +154,7 @@ class Sync:
                 log.warning("libvirt is away", why=why)
             case NodeDeviceChanged(name):
                 self._names.add(name)
+                self._announced.told(name)
             case DomainChanged(uuid) | DomainStarted(uuid) | DomainStopped(uuid):
                 self._uuids.add(uuid)
                 # What a VM takes or gives back changes drivers and uses too.
@@ -238,6 +242,7 @@ class Sync:
         await self._clock.sleep(self._pace.reconcile_s)
         if not self.connected:
             return
+        connection = self._connection
         parts = (
             self._read_unknown_devices(),
             self.read_domains(ChangeSource.RECONCILE),
@@ -248,13 +253,21 @@ class Sync:
         for fault in faults:
             if not isinstance(fault, HypervisorGone):
                 log.error("a part of the host could not be read again", exc_info=fault)
-        if not faults:
+        if not faults and connection == self._connection:
             self._mark_synced()
 
     async def _read_unknown_devices(self) -> None:
+        missed = self._announced.missed()
+        if missed:
+            log.warning(
+                "libvirt did not tell of node devices; asking for their events again", missed=sorted(missed)[:8]
+            )
+            await self._hypervisor.listen_again()
+            await self.read_all()  # what else changed unheard
         names = await self._hypervisor.node_device_names()
         known = self._store.graph.nodes
         unknown = names ^ known.keys()
+        self._announced.found(unknown)
         unknown |= {name for name, node in known.items() if node.undescribed}
         if unknown:
             await self._read_devices(unknown, ChangeSource.RECONCILE)
@@ -304,8 +317,10 @@ class Sync:
 
     async def read_domains(self, source: ChangeSource) -> None:
         """Read all domains; those that are gone go."""
-        ticket = next(self._tickets)
+        ticket, connection = next(self._tickets), self._connection
         domains = await self._hypervisor.domains()
+        if connection != self._connection:
+            return  # what another life of libvirt had may not be there any more
         with self._store.change(source):
             self._apply_domains(ticket, domains)
 

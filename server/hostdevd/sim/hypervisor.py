@@ -17,6 +17,7 @@ from hostdevd.core.ports import (
     HostChanged,
     HostdevSpec,
     HypervisorGone,
+    NodeDeviceChanged,
     Target,
 )
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
@@ -55,6 +56,8 @@ class SimHypervisor:
         self._sink: EventSink | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._gone = ""
+        self.deaf = False
+        """Nothing is told of node devices, as when virtnodedevd was restarted alone."""
         self._calls: Counter[str] = Counter()
 
     # --- life ----------------------------------------------------------------------------------------
@@ -73,6 +76,14 @@ class SimHypervisor:
             self._unsubscribe()
         self._unsubscribe = self._sink = None
         await self._guests.close()
+
+    async def listen_again(self) -> None:
+        """Hear of node devices again where it was `deaf`."""
+
+        def hear() -> None:
+            self.deaf = False
+
+        await self._call("listen_again", hear)
 
     def call_counts(self) -> Mapping[str, int]:
         """Calls by name since the start."""
@@ -96,7 +107,8 @@ class SimHypervisor:
             self._deliver(Connected())
 
     def _forward(self, event: Event) -> None:
-        if not self._gone and not isinstance(event, HostChanged):
+        unheard = isinstance(event, HostChanged) or (self.deaf and isinstance(event, NodeDeviceChanged))
+        if not self._gone and not unheard:
             self._deliver(event)
 
     def _deliver(self, event: Event) -> None:

@@ -35,6 +35,7 @@ _BUSY = frozenset(
         libvirt.VIR_ERR_OPERATION_FAILED,
     }
 )
+_BROKEN_PIPE = frozenset({errno.EIO, errno.EPIPE, errno.ECONNRESET})
 _NO_SOCKET = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.ENOENT)
 _BUSY_TEXT = "state change lock"
 """Both codes have other meanings; only this one promises that nothing was done."""
@@ -44,6 +45,15 @@ class NoDaemon(HypervisorError):
     """No daemon serves that part of libvirt here: a modular one hands the call on to a socket that does not exist.
 
     systemd keeps the sockets of all daemons that are installed and enabled, whether they run or not.
+    """
+
+
+class DaemonBehindGone(HypervisorGone):
+    """The daemon that answers here has lost the one behind it, for this connection for ever.
+
+    virtqemud hands node devices to virtnodedevd and networks to virtnetworkd over a connection that it makes once
+    per client. When that one's daemon restarts, every such call fails and no event comes any more, while the
+    client's own connection is as good as before: only a new one helps.
     """
 
 
@@ -66,11 +76,24 @@ class CallCounter:
 
 
 class Link:
-    """One open connection, and the way to call anything that belongs to it. For any thread."""
+    """One open connection, and the way to call anything that belongs to it. For any thread, one call at a time.
+
+    Not two: libvirt's client before 10.3 crashes when threads share a connection (CVE-2024-4418: while a call waits,
+    another thread's makes it leave a pointer to its stack behind). Debian 12 has that bug; a daemon that freezes
+    under a few calls brings it out nearly every time.
+    """
 
     def __init__(self, handle: ConnectionHandle, counter: CallCounter) -> None:
         self.handle = handle
+        self.on_broken: Callable[[str], None] = _nobody_cares
+        """Called, on the thread of the call, when this connection is of no use any more though it stands."""
         self._counter = counter
+        self.at_close: list[Callable[[], object]] = []
+        """What is undone first, when no call is left. A callback holds its connection, which would stay open."""
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._closing = False
 
     @classmethod
     def open(cls, uri: str, counter: CallCounter) -> Link:
@@ -85,10 +108,55 @@ class Link:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the connection or of an object from it; `HypervisorError` when it fails."""
         self._counter.add(function.__qualname__)
+        self._enter()
         try:
-            return function(*args, **kwargs)
+            with self._turn:
+                return function(*args, **kwargs)
         except libvirt.libvirtError as error:
-            raise _translated(error, alive=self.alive()) from error
+            failure = _translated(error, alive=self.alive())
+            if isinstance(failure, DaemonBehindGone):
+                self.on_broken(failure.text)
+            raise failure from error
+        finally:
+            self._leave()
+
+    def exclusively(self, work: Callable[[], T]) -> T:
+        """Do what makes calls of its own while nobody else calls."""
+        self._enter()
+        try:
+            with self._turn:
+                return work()
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Close it, now or when the last call returns: libvirt frees a connection under the calls that use it."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            busy = self._running > 0
+        if not busy:
+            self._finish()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closing:
+                raise HypervisorGone("the connection was closed")
+            self._running += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._running -= 1
+            last = self._closing and self._running == 0
+        if last:
+            self._finish()
+
+    def _finish(self) -> None:
+        for undo in self.at_close:
+            undo()
+        self.at_close.clear()
+        quietly(self.handle.close)
 
     def alive(self) -> bool:
         """Whether the connection still stands; asks the socket, not the other side."""
@@ -96,6 +164,10 @@ class Link:
             return self.handle.isAlive() == 1
         except libvirt.libvirtError:
             return False
+
+
+def _nobody_cares(_why: str) -> None:
+    """Nobody wants to know."""
 
 
 def quietly(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
@@ -118,6 +190,12 @@ def _translated(error: libvirt.libvirtError, *, alive: bool) -> HypervisorError:
         return HypervisorBusy(code, text)
     if (code, error.get_error_domain(), error.get_int1()) == _NO_SOCKET:
         return NoDaemon(code, text)
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC and (
+        # "client socket is closed"; or it closed while the call was under way, whose outcome nobody knows.
+        code == libvirt.VIR_ERR_INTERNAL_ERROR
+        or (code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _BROKEN_PIPE)
+    ):
+        return DaemonBehindGone(text)
     return HypervisorError(code, text)
 
 

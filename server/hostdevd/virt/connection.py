@@ -1,32 +1,33 @@
 """A connection to libvirt that is always there or being made.
 
-There are two to the daemon, since it serves five requests at a time of each: a full read must not hold up
-an attach. A libvirt connection never recovers; when either breaks, both are given up and made anew, with
-every callback.
+There are several to the daemon, since each serves one call at a time (`Link`): a full read must not hold up an
+attach, nor an attach another VM's. A libvirt connection never recovers; when one breaks, all are given up and
+made anew, with every callback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import TypeVar
 
 import structlog
 
 from hostdevd.core.ports import Connected, Disconnected, Event, EventSink, HypervisorError, HypervisorGone
 from hostdevd.virt.calls import CallCounter, Link, quietly
-from hostdevd.virt.events import EVENT_THREAD, Undo, register
+from hostdevd.virt.events import EVENT_THREAD, Undo, register, register_node_devices
 from hostdevd.virt.threads import Overdue, Threads
 
 T = TypeVar("T")
 
+READ_LINKS = 3
 READ_THREADS = 8
 MUTATION_THREADS = 3
-"""Below the five requests that the daemon serves per connection, so that keepalive always gets through."""
+"""And as many connections: by turns, so that they seldom wait for each other."""
 
 READ_TIMEOUT_S = 30.0
 MUTATION_TIMEOUT_S = 120.0
@@ -40,17 +41,22 @@ KEEPALIVE_COUNT = 2
 
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LAST_BACKOFF_S = 5.0
+_BRIEF_S = 10.0
+"""A connection that broke sooner was none worth making: the next is made later."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Session:
-    """The two connections of one life of the daemon."""
+    """The connections of one life of the daemon: for reads, the first of which has the events, then for changes."""
 
     lost: asyncio.Future[str]
     links: list[Link] = field(default_factory=list)
-    undo: list[Undo] = field(default_factory=list)
+    undo_node_devices: list[Undo] = field(default_factory=list)
+    listen: Callable[[], list[Undo]] = list
+    """Register for node devices' events."""
+    turns: Iterator[int] = field(default_factory=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +134,20 @@ class Connection:
 
     @property
     def reader(self) -> Link:
-        """The connection for reads; `HypervisorGone` while there is none."""
-        return self._require().links[0]
+        """A connection for reads; `HypervisorGone` while there is none."""
+        readers = self.readers
+        return readers[next(self._require().turns) % len(readers)]
+
+    @property
+    def readers(self) -> Sequence[Link]:
+        """All connections for reads: for work that can be divided."""
+        return self._require().links[:READ_LINKS]
 
     @property
     def writer(self) -> Link:
-        """The connection for mutations; `HypervisorGone` while there is none."""
-        return self._require().links[1]
+        """A connection for mutations; `HypervisorGone` while there is none."""
+        session = self._require()
+        return session.links[READ_LINKS + next(session.turns) % MUTATION_THREADS]
 
     async def read(self, job: Callable[[], T]) -> T:
         """Run a job that reads; `HypervisorGone` when it takes too long."""
@@ -143,6 +156,19 @@ class Connection:
     async def mutate(self, job: Callable[[], T]) -> T:
         """Run a job that changes something; no more than three at a time, whatever becomes of the callers."""
         return await self._run("mutations", job, MUTATION_TIMEOUT_S)
+
+    async def listen_again(self) -> None:
+        """Register for node devices' events anew; what cannot is given up, for a new connection."""
+        session, workers = self._require(), self._workers
+        if workers is None:
+            raise HypervisorGone(self._why_not)
+        try:
+            # On the thread that closes: never at the same time.
+            await workers.control.run(partial(_listen_again, session), OPEN_TIMEOUT_S)
+        except (HypervisorError, Overdue) as error:
+            why = f"node devices cannot be followed: {error}"
+            _lose(session, why)
+            raise HypervisorGone(why) from error
 
     @property
     def stuck_calls(self) -> int:
@@ -174,8 +200,11 @@ class Connection:
     # --- supervision -------------------------------------------------------------------------------
 
     async def _supervise(self, workers: _Workers, sink: EventSink) -> None:
+        now = asyncio.get_running_loop().time
+        brief = 0
         while True:
             session = await self._connect(workers, sink)
+            since = now()
             self._session = session
             _log.info("libvirt_connected", uri=self._uri)
             sink(Connected())
@@ -184,8 +213,9 @@ class Connection:
             _log.warning("libvirt_disconnected", uri=self._uri, why=why)
             sink(Disconnected(why))
             await self._dispose(workers, session)
-            # A daemon that takes connections only to drop them must not be met by a busy loop.
-            await self._sleep(self._pause(_BACKOFF_S[0]))
+            # A daemon that takes connections only to drop them must not be met by a busy loop: each costs a full read.
+            await self._sleep(self._pause(_BACKOFF_S[brief]))
+            brief = min(brief + 1, len(_BACKOFF_S) - 1) if now() - since < _BRIEF_S else 0
 
     async def _connect(self, workers: _Workers, sink: EventSink) -> _Session:
         told = ""
@@ -209,26 +239,30 @@ class Connection:
         return delay_s * (1 - self._jitter() / 2)
 
     def _open(self, session: _Session, sink: EventSink) -> None:
-        """On the control thread: both connections, with callbacks; nothing is left open on failure."""
+        """On the control thread: all connections, with callbacks; nothing is left open on failure."""
         try:
-            for _ in range(2):
+            for _ in range(READ_LINKS + MUTATION_THREADS):
                 link = Link.open(self._uri, self._counter)
                 session.links.append(link)
                 self._watch(link, session)
-            session.undo += register(session.links[0], partial(self._from_thread, session, sink))
+            emit = partial(self._from_thread, session, sink)
+            session.links[0].at_close += register(session.links[0], emit)
+            session.listen = partial(register_node_devices, session.links[0], emit)
+            session.undo_node_devices += session.listen()
         except HypervisorError:
             _close(session)
             raise
 
     def _watch(self, link: Link, session: _Session) -> None:
         handle, loop = link.handle, session.lost.get_loop()
+        link.on_broken = lambda why: _threadsafe(loop, _lose, session, f"a daemon behind libvirt's is gone: {why}")
 
         def closed(_connection: object, reason: int, _opaque: object) -> None:
             why = _CLOSE_REASONS.get(reason, f"closed, reason {reason}")
             _threadsafe(loop, _lose, session, why)
 
         link.call(handle.registerCloseCallback, closed, None)
-        session.undo.append(partial(quietly, handle.unregisterCloseCallback))
+        link.at_close.append(partial(quietly, handle.unregisterCloseCallback))
         # Not every driver has it (test:/// has none); in-process there is nobody to lose.
         quietly(handle.setKeepAlive, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
 
@@ -257,13 +291,23 @@ _CLOSE_REASONS: Mapping[int, str] = {
 
 
 def _close(session: _Session) -> None:
-    # A callback holds its connection: taken back first, or the connection would stay open.
-    for undo in session.undo:
-        undo()
+    if session.links:
+        session.links[0].at_close += session.undo_node_devices
     for link in session.links:
-        quietly(link.handle.close)
-    session.undo.clear()
+        link.close()
+    session.undo_node_devices = []
+    session.listen = list
     session.links.clear()
+
+
+def _listen_again(session: _Session) -> None:
+    def deafen() -> None:
+        for undo in session.undo_node_devices:
+            undo()
+
+    if session.links:
+        session.links[0].exclusively(deafen)
+    session.undo_node_devices = session.listen()
 
 
 def _close_late(session: _Session, _opened: None) -> None:

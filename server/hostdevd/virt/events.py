@@ -143,18 +143,25 @@ NETWORK_EVENT = libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE
 
 
 def register(link: Link, emit: Emit) -> list[Undo]:
-    """Ask for every event that means something; how to take each back."""
+    """Ask for every event that means something, but node devices'; how to take each back."""
     handle = link.handle
     undo: list[Undo] = []
     for event_id, meaning in DOMAIN_EVENTS.items():
         callback = _domain_callback(meaning, emit)
         number = link.call(handle.domainEventRegisterAny, None, event_id, callback, None)
         undo.append(_undo(handle.domainEventDeregisterAny, number))
+    undo += _register_networks(link, emit)
+    return undo
+
+
+def register_node_devices(link: Link, emit: Emit) -> list[Undo]:
+    """The same for node devices, which another daemon may tell of."""
+    handle = link.handle
+    undo: list[Undo] = []
     for event_id in NODE_DEVICE_EVENTS:
         callback = _node_device_callback(emit)
         number = link.call(handle.nodeDeviceEventRegisterAny, None, event_id, callback, None)
         undo.append(_undo(handle.nodeDeviceEventDeregisterAny, number))
-    undo += _register_networks(link, emit)
     return undo
 
 

@@ -7,16 +7,19 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
+from zlib import crc32
 
 import libvirt
 
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
 from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
+from hostdevd.virt.calls import Link
 from hostdevd.virt.connection import Connection
+from hostdevd.virt.domains import DomainReader, list_domains
+from hostdevd.virt.handles import NodeDeviceHandle
 from hostdevd.virt.reading import (
     ParseNodeDevice,
     list_networks,
-    read_domain,
     read_info,
     read_network,
     read_node_device,
@@ -51,6 +54,7 @@ class LibvirtPort:
     ) -> None:
         check_uri(uri)
         self._parse = parse_node_device
+        self._domains = DomainReader()
         self._connection = Connection(uri, sleep=sleep, jitter=jitter)
 
     # --- life --------------------------------------------------------------------------------------
@@ -62,6 +66,10 @@ class LibvirtPort:
     async def close(self) -> None:
         """Stop events, end threads, close the connection."""
         await self._connection.close()
+
+    async def listen_again(self) -> None:
+        """Ask for node devices' events anew."""
+        await self._connection.listen_again()
 
     @property
     def stuck_calls(self) -> int:
@@ -86,8 +94,23 @@ class LibvirtPort:
 
     async def node_devices(self) -> Sequence[NodeDevice]:
         """All node devices, read on several threads; one that vanishes meanwhile is left out."""
-        link = self._connection.reader
-        handles = await self._connection.read(lambda: link.call(link.handle.listAllDevices, 0))
+        links = self._connection.readers
+        try:
+            async with asyncio.TaskGroup() as group:
+                shares = [group.create_task(self._share(links, number)) for number in range(len(links))]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [device for share in shares for device in share.result()]
+
+    async def _share(self, links: Sequence[Link], number: int) -> Sequence[NodeDevice]:
+        # By name: each connection must list them anew, and not all lists need be equal.
+        link = links[number]
+
+        def listed() -> list[NodeDeviceHandle]:
+            handles = link.call(link.handle.listAllDevices, 0)
+            return [one for one in handles if crc32(link.call(one.name).encode()) % len(links) == number]
+
+        handles = await self._connection.read(listed)
         return await self._read_each(handles, lambda handle: read_node_device(link, handle, self._parse))
 
     async def node_device(self, name: str) -> NodeDevice:
@@ -102,15 +125,16 @@ class LibvirtPort:
     async def domains(self) -> Sequence[Domain]:
         """All domains, running or not; one that vanishes meanwhile is left out."""
         link = self._connection.reader
-        handles = await self._connection.read(lambda: link.call(link.handle.listAllDomains, 0))
-        return await self._read_each(handles, partial(read_domain, link))
+        listing = await self._connection.read(partial(list_domains, link))
+        self._domains.forget_but(listing.uuids)
+        return await self._read_each(listing.handles, partial(self._domains.read, link, listing=listing))
 
     async def domain(self, uuid: str) -> Domain:
         """One domain by UUID; `NoSuchObject` when it is gone."""
         link = self._connection.reader
 
         def read() -> Domain:
-            return read_domain(link, link.call(link.handle.lookupByUUIDString, uuid))
+            return self._domains.read(link, link.call(link.handle.lookupByUUIDString, uuid))
 
         return await self._connection.read(read)
 

@@ -1,36 +1,21 @@
-"""What is read of each libvirt object, in one go, on a read thread."""
+"""What is read of each libvirt object but a domain (`domains`), in one go, on a read thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import libvirt
 
-from hostdevd.core.model import Domain, HypervisorInfo, Network, NodeDevice, Vm, VmState, undescribed
+from hostdevd.core.model import HypervisorInfo, Network, NodeDevice, undescribed
 from hostdevd.core.ports import HypervisorError, HypervisorGone, NoSuchObject
 from hostdevd.virt.calls import Link, NoDaemon
-from hostdevd.virt.handles import DomainHandle, NetworkHandle, NodeDeviceHandle
+from hostdevd.virt.handles import NetworkHandle, NodeDeviceHandle
 from hostdevd.virt.xml.capabilities import host_uuid
-from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
 from hostdevd.virt.xml.network import network
 
 ParseNodeDevice = Callable[[str, str], NodeDevice]
 """The XML and libvirt's name of the device to the device. It never fails: see `xml.nodedev`."""
-
-_ACTIVE: Mapping[int, VmState] = {
-    libvirt.VIR_DOMAIN_NOSTATE: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.SUSPENDED,
-    # A panicked guest that `on_crash` preserves: it runs no more, but holds what it held.
-    libvirt.VIR_DOMAIN_CRASHED: VmState.PAUSED,
-}
-"""The state of a domain that has a guest. One state for what "shutting down" is: it holds until it is off."""
-
-_LIVE_XML_TRIES = 3
 
 
 def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevice) -> NodeDevice:
@@ -43,49 +28,6 @@ def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevic
     except HypervisorError as error:  # a sysfs file that cannot be read, a right that is missing
         return undescribed(name, error.text)
     return parse(xml, name)
-
-
-def read_domain(link: Link, domain: DomainHandle) -> Domain:
-    """One domain with both definitions, all of the same moment as far as `live` and `state` go."""
-    persistent = bool(link.call(domain.isPersistent))
-    config_xml = link.call(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
-    state, live_xml = _state_and_live_xml(link, domain)
-    pool_macs = frozenset[str]() if config_xml is None else network_macs(config_xml)
-    return Domain(
-        vm=Vm(
-            name=link.call(domain.name),
-            uuid=link.call(domain.UUIDString),
-            state=state,
-            persistent=persistent,
-            managed_save=_managed_save(link, domain),
-        ),
-        live=None if live_xml is None else domain_def(live_xml, pool_macs),
-        config=None if config_xml is None else domain_def(config_xml),
-    )
-
-
-def _state_and_live_xml(link: Link, domain: DomainHandle) -> tuple[VmState, str | None]:
-    # Asked for the XML of a domain that stopped meanwhile, libvirt gives the inactive one without a word.
-    for _ in range(_LIVE_XML_TRIES):
-        state = link.call(domain.state)[0]
-        if state == libvirt.VIR_DOMAIN_SHUTOFF:
-            return VmState.SHUT_OFF, None
-        xml = link.call(domain.XMLDesc)
-        if is_running_xml(xml):
-            return _ACTIVE.get(state, VmState.RUNNING), xml
-        if state == libvirt.VIR_DOMAIN_CRASHED:
-            return VmState.CRASHED, None
-    raise HypervisorError(libvirt.VIR_ERR_OPERATION_INVALID, "the domain starts and stops faster than it is read")
-
-
-def _managed_save(link: Link, domain: DomainHandle) -> bool:
-    try:
-        return bool(link.call(domain.hasManagedSaveImage))
-    except HypervisorError as error:
-        # A driver without saved images has none.
-        if error.code == libvirt.VIR_ERR_NO_SUPPORT:
-            return False
-        raise
 
 
 def list_networks(link: Link) -> list[NetworkHandle]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hostdevd.app import Ports, run_core
 from hostdevd.core.history import ChangeSource
-from hostdevd.core.model import HostUseKind, HostUses, NodeDevice, PciFacts, undescribed
+from hostdevd.core.model import Domain, HostUseKind, HostUses, NodeDevice, PciFacts, undescribed
 from hostdevd.core.ports import HostChanged, HypervisorGone, Listed
 from hostdevd.core.sync import Pace
 from hostdevd.sim.simulation import simulate
@@ -191,3 +192,45 @@ async def test_a_device_that_libvirt_could_not_describe_is_listed_and_asked_for_
         await on.core.sync._read_unknown_devices()
         assert on.core.store.devices[name].eligibility.eligible
         assert on.core.store.devices[mate].eligibility.eligible
+
+
+async def test_node_devices_that_libvirt_fell_silent_of_are_heard_again(tmp_path: Path) -> None:
+    clock = FastClock()
+    sim = simulate(clock, None)
+    pace = Pace(reconcile_s=20.0, uses_s=1e9, retry_s=1.0)
+    async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=pace) as core:
+        await core.sync.synced.wait()
+        sim.hypervisor.deaf = True
+        name = sim.roles["usb_stick"]
+        sim.controls.unplug_device(name)
+        async with asyncio.timeout(5):
+            while sim.hypervisor.deaf:  # noqa: ASYNC110  nothing tells
+                await asyncio.sleep(0.01)
+        assert name not in core.store.devices
+        assert core.sync.connected
+        changes = [change for batch in core.store.device_history.since(0) for change in batch.changes]
+        assert {change.source for change in changes if change.key == name and change.after is None} == {
+            ChangeSource.RECONCILE
+        }
+
+
+async def test_an_answer_of_a_libvirt_that_is_gone_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with machine(tmp_path) as on:
+        good, late = on.sim.hypervisor.domains, asyncio.Event()
+
+        async def domains() -> Sequence[Domain]:
+            found = await good()
+            await late.wait()
+            return [*found, replace(found[0], vm=replace(found[0].vm, uuid="0" * 32))]
+
+        monkeypatch.setattr(on.sim.hypervisor, "domains", domains)
+        reading = asyncio.create_task(on.core.sync.read_domains(ChangeSource.RECONCILE))
+        await asyncio.sleep(0.01)
+        monkeypatch.setattr(on.sim.hypervisor, "domains", good)
+        on.sim.controls.disconnect()
+        on.sim.controls.reconnect()
+        await asyncio.sleep(0.01)
+        await on.core.sync.synced.wait()
+        late.set()
+        await reading
+        assert "0" * 32 not in on.core.store.domains
