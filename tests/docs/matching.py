@@ -58,4 +58,4 @@ def _at(part: Sequence[str], lines: Sequence[str], position: int) -> bool:
 
 
 def _line_fits(shown: str, printed: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, shown.split(_ANY))), printed) is not None
+    return re.fullmatch(".*".join(map(re.escape, re.split(r" ?\.{3} ?", shown))), printed) is not None

@@ -25,6 +25,7 @@ from terminal import Terminal
 TIMEOUT_S = 60.0
 PLACE = "/tmp/hostdevd"  # noqa: S108  (the pages' word for it)
 SOCKET = f"{PLACE}.sock"
+STATE = f"{PLACE}-state"
 
 RUN = [page for page in pages() if any(block.is_run for block in page.blocks())]
 
@@ -104,7 +105,9 @@ class Reader:
 
     def _end_service(self) -> None:
         self._service.terminate()
-        self._service.communicate()
+        self._service.wait(TIMEOUT_S)
+        if self._service.stdout is not None:
+            self._service.stdout.close()
 
     def follow(self, terminal: Terminal, command: Command) -> None:
         """Do what a command says and compare."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.descriptor import EnumDescriptor
 from pages import ROOT, Page
 
 from hostdev.v1 import device_pb2, error_pb2, host_pb2, service_pb2
@@ -13,8 +13,8 @@ from hostdev.v1 import device_pb2, error_pb2, host_pb2, service_pb2
 PAGE = Page(ROOT / "docs" / "troubleshooting.md")
 
 
-def values(enum: EnumTypeWrapper, prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name, number in enum.items() if number]
+def values(enum: EnumDescriptor, prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name, value in enum.values_by_name.items() if value.number]
 
 
 def entries() -> dict[str, str]:
@@ -32,13 +32,13 @@ def entries() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("enum", "prefix", "heading"),
     [
-        (error_pb2.ErrorReason, "ERROR_REASON_", r"()([A-Z_]+)"),
-        (device_pb2.ConditionCode, "CONDITION_CODE_", r"(Condition )([A-Z_]+)"),
-        (service_pb2.ResetReason, "RESET_REASON_", r"(Reset )([A-Z_]+)"),
-        (host_pb2.HostCheckCode, "HOST_CHECK_CODE_", r"(Check )([A-Z_]+)"),
+        (error_pb2.ErrorReason.DESCRIPTOR, "ERROR_REASON_", r"()([A-Z_]+)"),
+        (device_pb2.ConditionCode.DESCRIPTOR, "CONDITION_CODE_", r"(Condition )([A-Z_]+)"),
+        (service_pb2.ResetReason.DESCRIPTOR, "RESET_REASON_", r"(Reset )([A-Z_]+)"),
+        (host_pb2.HostCheckCode.DESCRIPTOR, "HOST_CHECK_CODE_", r"(Check )([A-Z_]+)"),
     ],
 )
-def test_every_value_has_one_entry_and_no_other_is_there(enum: EnumTypeWrapper, prefix: str, heading: str) -> None:
+def test_every_value_has_one_entry_and_no_other_is_there(enum: EnumDescriptor, prefix: str, heading: str) -> None:
     told = [match[2] for entry in entries() if (match := re.fullmatch(heading, entry))]
     assert sorted(told) == sorted(values(enum, prefix))
 
@@ -53,4 +53,4 @@ def test_an_entry_says_more_than_its_name() -> None:
 
 def test_every_use_that_the_host_makes_has_a_row() -> None:
     told = [kind for _, line in PAGE.prose() for kind in re.findall(r'<a id="use-[a-z_]+"></a>`([A-Z_]+)`', line)]
-    assert sorted(told) == sorted(values(device_pb2.HostUseKind, "HOST_USE_KIND_"))
+    assert sorted(told) == sorted(values(device_pb2.HostUseKind.DESCRIPTOR, "HOST_USE_KIND_"))
