@@ -81,13 +81,7 @@ class Reader:
 
     def __enter__(self) -> Self:
         """Start the simulated host that the page is about."""
-        arguments = [
-            "--simulate",
-            "--listen",
-            f"unix:{self.here(SOCKET)}",
-            "--state-dir",
-            str(self._directory / "given"),
-        ]
+        arguments = ["--simulate", "--listen", f"unix:{self.here(SOCKET)}", "--state-dir", self.here(STATE)]
         self._service = subprocess.Popen(
             [sys.executable, "-m", "hostdevd", "serve", *arguments],
             stdout=subprocess.PIPE,
