@@ -36,6 +36,13 @@ def test_the_readme_and_the_how_tos_have_commands_to_run() -> None:
     assert names >= {str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "how-to").glob("*.md")}
 
 
+@pytest.fixture(scope="session")
+def grpcurl() -> Path:
+    """Built from its module the first time, kept in the cache from then on."""
+    built = subprocess.run([ROOT / "deploy" / "grpcurl"], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(built.stdout.strip())
+
+
 @pytest.mark.timeout(300)  # a dozen programs start one after the other; on a loaded machine that takes its time
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_a_page_prints_what_it_shows(page: Page, tmp_path: Path, grpcurl: Path) -> None:
