@@ -28,7 +28,7 @@ def walk(uri: str) -> tuple[float, int]:
 
 
 def scan(uri: str, address: tuple[int, int, int, int]) -> tuple[float, list[str]]:
-    """Seconds of finding the holders of a PCI function in the XML of all domains, live and inactive; and the holders."""
+    """Seconds of finding who holds a PCI function in the XML of all domains, live and inactive; and the names found."""
     connection = libvirt.open(uri)
     wanted = tuple(f"0x{part:0{width}x}" for part, width in zip(address, (4, 2, 2, 1), strict=True))
     try:
@@ -98,7 +98,7 @@ def _serve_bare(address: str, pages: list[bytes], ready: Any) -> None:
         async def answer(request: bytes, _context: object) -> bytes:
             return pages[int(request)]
 
-        methods = {"Page": grpc.unary_unary_rpc_method_handler(answer)}
+        methods: dict[str, Any] = {"Page": grpc.unary_unary_rpc_method_handler(answer)}
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", methods),))
         server.add_insecure_port(address)
@@ -111,7 +111,7 @@ def _serve_bare(address: str, pages: list[bytes], ready: Any) -> None:
 
 def bare_list(channel: grpc.Channel, count: int) -> Callable[[], int]:
     """A function that gets all pages of the bare server; the bytes it got."""
-    call = channel.unary_unary("/bare.Bare/Page")
+    call: Callable[[bytes], bytes] = channel.unary_unary("/bare.Bare/Page")
 
     def every() -> int:
         return sum(len(call(str(number).encode())) for number in range(count))

@@ -174,12 +174,12 @@ async def test_a_fault_while_a_policy_is_applied_does_not_end_the_following(
         assert denied(found)
 
 
-# --- what the README shows -------------------------------------------------------------------------------
+# --- what the documentation shows ----------------------------------------------------------------------------
 
 
-def test_the_readmes_example_is_a_policy(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = (block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[deny]]" in block)
+def test_the_documented_example_is_a_policy(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "policy.md").read_text()
+    (example,) = re.findall(r"```toml policy.toml\n(.*?)```", page, re.DOTALL)
     file = tmp_path / "policy.toml"
     file.write_text(example)
     policy = read_policy(file)

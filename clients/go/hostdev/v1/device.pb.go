@@ -153,17 +153,20 @@ const (
 	// the old one back.
 	ConditionCode_CONDITION_CODE_DEVICE_CHANGED ConditionCode = 3
 	// Assignment. The device did not get its host driver back; the message says what
-	// is bound instead.
+	// is bound instead. Bind it by hand.
 	ConditionCode_CONDITION_CODE_DRIVER_NOT_RESTORED ConditionCode = 4
-	// Assignment. The VM's configuration is not what the assignment says.
+	// Assignment. The VM's configuration is not what the assignment says. Detach and
+	// attach again, or mend the configuration.
 	ConditionCode_CONDITION_CODE_CONFIG_DIVERGED ConditionCode = 5
 	// Assignment. The VM's configuration cannot name this device, so the service
-	// attaches it whenever the VM starts.
+	// attaches it whenever the VM starts. Nothing to mend, as long as the service runs
+	// then.
 	ConditionCode_CONDITION_CODE_CONFIG_BY_SERVICE ConditionCode = 6
-	// Assignment. Another tool took one member away from the group.
+	// Assignment. Another tool took one member away from the group. Detach, to give
+	// the rest back.
 	ConditionCode_CONDITION_CODE_GROUP_SPLIT ConditionCode = 7
 	// Device. libvirt's XML of the device could not be understood; fields are
-	// missing.
+	// missing. Update libvirt.
 	ConditionCode_CONDITION_CODE_XML_INVALID ConditionCode = 8
 )
 

@@ -53,15 +53,16 @@ const (
 	// `NOT_FOUND`. No such group, or the device has none: USB devices and LUNs
 	// stand for themselves.
 	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 12
-	// `NOT_FOUND`. libvirt knows no VM of this name or UUID.
+	// `NOT_FOUND`. libvirt knows no VM of this name or UUID. What looks like a UUID
+	// is taken as one.
 	ErrorReason_ERROR_REASON_VM_NOT_FOUND ErrorReason = 13
 	// `NOT_FOUND`. No assignment has this name; closed ones are kept for 30 days.
 	ErrorReason_ERROR_REASON_ASSIGNMENT_NOT_FOUND ErrorReason = 14
 	// `NOT_FOUND`. The VM holds nothing of this device, so there is nothing to
-	// detach.
+	// detach. `ListHolders` tells who has it.
 	ErrorReason_ERROR_REASON_NOT_HELD_BY_VM ErrorReason = 15
 	// `ALREADY_EXISTS`. The same VM holds the device in the same scope already,
-	// through another request.
+	// through another request. There is nothing to do.
 	ErrorReason_ERROR_REASON_ALREADY_ATTACHED ErrorReason = 20
 	// `FAILED_PRECONDITION`. Another VM, running or not, holds the device, an
 	// endpoint of its group, a VF's PF or an mdev's parent. Detach it there first;
@@ -103,7 +104,8 @@ const (
 	// it. Stop its use in the guest and detach again, or stop the VM.
 	ErrorReason_ERROR_REASON_DETACH_REJECTED_BY_GUEST ErrorReason = 41
 	// `FAILED_PRECONDITION`. A step of the attach failed. The error carries libvirt's
-	// code and text and what was rolled back, or was not.
+	// code and text and what was rolled back, or was not. Remove the cause and attach
+	// again, with a new `request_id`.
 	ErrorReason_ERROR_REASON_ATTACH_FAILED ErrorReason = 42
 	// `FAILED_PRECONDITION`. The assignment still holds something and cannot be
 	// forgotten. Detach it first.
@@ -111,7 +113,8 @@ const (
 	// `FAILED_PRECONDITION`. A virtual function of the device is in use, so their
 	// number cannot be changed. Detach it first.
 	ErrorReason_ERROR_REASON_VFS_IN_USE ErrorReason = 44
-	// `FAILED_PRECONDITION`. The operator has not switched this feature on.
+	// `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
+	// it.
 	ErrorReason_ERROR_REASON_FEATURE_DISABLED ErrorReason = 45
 	// `ABORTED`. Another operation works on the same group or device; the metadata
 	// name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
@@ -132,7 +135,8 @@ const (
 	ErrorReason_ERROR_REASON_TOO_MANY_WATCHERS ErrorReason = 61
 	// `RESOURCE_EXHAUSTED`. Too many calls. Wait as long as `RetryInfo` says.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 62
-	// `UNAUTHENTICATED`. The caller could not be identified.
+	// `UNAUTHENTICATED`. The caller could not be identified. Call with the
+	// credentials that the server asks for.
 	ErrorReason_ERROR_REASON_NO_IDENTITY ErrorReason = 65
 	// `PERMISSION_DENIED`. The caller lacks a permission, which the error names. Ask
 	// the operator for it.
@@ -151,14 +155,16 @@ const (
 	// has to install its polkit rules.
 	ErrorReason_ERROR_REASON_BROKER_NOT_AUTHORIZED ErrorReason = 75
 	// `INTERNAL`. A fault of the server. The error carries an id to find in its log,
-	// and no text.
+	// and no text. Report what the log says.
 	ErrorReason_ERROR_REASON_UNEXPECTED ErrorReason = 76
-	// `UNIMPLEMENTED`. This server does not serve the call.
+	// `UNIMPLEMENTED`. This server does not serve the call: do without it, or use a
+	// newer server.
 	ErrorReason_ERROR_REASON_NOT_SERVED ErrorReason = 80
-	// Eligibility. Devices of this type cannot be passed to a VM. Stands alone.
+	// Eligibility. Devices of this type cannot be passed to a VM: assign the PCI
+	// function, USB device, LUN or mediated device above it. Stands alone.
 	ErrorReason_ERROR_REASON_TYPE_NOT_ASSIGNABLE ErrorReason = 100
 	// Eligibility. A bridge: PCI class 0x06, or a header type other than endpoint.
-	// Never assignable. Stands alone.
+	// Never assignable: assign what is behind it. Stands alone.
 	ErrorReason_ERROR_REASON_BRIDGE ErrorReason = 101
 	// Eligibility. A USB hub, a root hub included. Never assignable; its devices
 	// are. Stands alone.
@@ -190,10 +196,10 @@ const (
 	// and would be lost. Clear it, or have the operator accept that by policy.
 	ErrorReason_ERROR_REASON_DRIVER_OVERRIDE ErrorReason = 111
 	// Eligibility. The operator's policy denies the device; the message names the
-	// rule.
+	// rule. Assign another device, or have the policy changed.
 	ErrorReason_ERROR_REASON_POLICY_DENIED ErrorReason = 112
-	// Eligibility. The device went away after the call had found it. Listed devices
-	// never have this reason.
+	// Eligibility. The device went away after the call had found it: list again.
+	// Listed devices never have this reason.
 	ErrorReason_ERROR_REASON_VANISHED ErrorReason = 113
 )
 

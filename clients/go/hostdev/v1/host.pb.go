@@ -28,20 +28,23 @@ type HostCheckCode int32
 const (
 	// Unknown to this client.
 	HostCheckCode_HOST_CHECK_CODE_UNSPECIFIED HostCheckCode = 0
-	// The connection to libvirt.
+	// The connection to libvirt. While it is lost, lists show the last state and
+	// nothing can be attached or detached.
 	HostCheckCode_HOST_CHECK_CODE_LIBVIRT HostCheckCode = 1
-	// libvirt's list of node devices.
+	// libvirt's list of node devices. Without it no device is known.
 	HostCheckCode_HOST_CHECK_CODE_NODE_DEVICES HostCheckCode = 2
 	// The IOMMU. Without it no PCI device can be assigned.
 	HostCheckCode_HOST_CHECK_CODE_IOMMU HostCheckCode = 3
-	// Interrupt remapping, which isolates the interrupts of assigned devices.
+	// Interrupt remapping, which isolates the interrupts of assigned devices. Without
+	// it VFIO refuses them.
 	HostCheckCode_HOST_CHECK_CODE_INTERRUPT_REMAPPING HostCheckCode = 4
-	// The kernel's VFIO.
+	// The kernel's VFIO, to which PCI devices are bound for a VM.
 	HostCheckCode_HOST_CHECK_CODE_VFIO HostCheckCode = 5
 	// Whether the server can see what the host itself uses. If not, devices are
 	// `HOST_USE_UNKNOWN`.
 	HostCheckCode_HOST_CHECK_CODE_HOST_USES HostCheckCode = 6
-	// The rights that libvirt gives the service.
+	// The rights that the service has on the host. Without them it sees too little to
+	// judge devices.
 	HostCheckCode_HOST_CHECK_CODE_PERMISSIONS HostCheckCode = 7
 	// The directory in which the service keeps its state. If it cannot be used,
 	// nothing can be attached, detached or forgotten.

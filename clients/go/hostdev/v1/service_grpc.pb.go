@@ -51,11 +51,13 @@ const (
 type HostDeviceServiceClient interface {
 	// Tells about the host and whether it is fit for assigning devices.
 	GetHost(ctx context.Context, in *GetHostRequest, opts ...grpc.CallOption) (*GetHostResponse, error)
-	// Lists devices of every type, assignable or not.
+	// Lists devices of every type, assignable or not, each with its reasons, host uses
+	// and holders.
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
 	// Tells about one device.
 	GetDevice(ctx context.Context, in *GetDeviceRequest, opts ...grpc.CallOption) (*GetDeviceResponse, error)
-	// Lists the devices that can be assigned, each with what the host would lose.
+	// Lists the devices that can be assigned, each with what the host would lose. With
+	// `include_ineligible` also the others, each with every reason.
 	ListEligible(ctx context.Context, in *ListEligibleRequest, opts ...grpc.CallOption) (*ListEligibleResponse, error)
 	// Lists the groups of devices that can only be taken together.
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
@@ -271,11 +273,13 @@ type HostDeviceService_WatchDevicesClient = grpc.ServerStreamingClient[WatchDevi
 type HostDeviceServiceServer interface {
 	// Tells about the host and whether it is fit for assigning devices.
 	GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error)
-	// Lists devices of every type, assignable or not.
+	// Lists devices of every type, assignable or not, each with its reasons, host uses
+	// and holders.
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
 	// Tells about one device.
 	GetDevice(context.Context, *GetDeviceRequest) (*GetDeviceResponse, error)
-	// Lists the devices that can be assigned, each with what the host would lose.
+	// Lists the devices that can be assigned, each with what the host would lose. With
+	// `include_ineligible` also the others, each with every reason.
 	ListEligible(context.Context, *ListEligibleRequest) (*ListEligibleResponse, error)
 	// Lists the groups of devices that can only be taken together.
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
@@ -704,9 +708,9 @@ type HostDeviceAdminServiceClient interface {
 	// Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
 	// of them is in use.
 	SetVirtualFunctions(ctx context.Context, in *SetVirtualFunctionsRequest, opts ...grpc.CallOption) (*SetVirtualFunctionsResponse, error)
-	// Makes a mediated device.
+	// Makes a mediated device of one of the `mdev_types` of its parent.
 	CreateMediatedDevice(ctx context.Context, in *CreateMediatedDeviceRequest, opts ...grpc.CallOption) (*CreateMediatedDeviceResponse, error)
-	// Removes a mediated device.
+	// Removes a mediated device. Detach it from its VM first.
 	DeleteMediatedDevice(ctx context.Context, in *DeleteMediatedDeviceRequest, opts ...grpc.CallOption) (*DeleteMediatedDeviceResponse, error)
 }
 
@@ -757,9 +761,9 @@ type HostDeviceAdminServiceServer interface {
 	// Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
 	// of them is in use.
 	SetVirtualFunctions(context.Context, *SetVirtualFunctionsRequest) (*SetVirtualFunctionsResponse, error)
-	// Makes a mediated device.
+	// Makes a mediated device of one of the `mdev_types` of its parent.
 	CreateMediatedDevice(context.Context, *CreateMediatedDeviceRequest) (*CreateMediatedDeviceResponse, error)
-	// Removes a mediated device.
+	// Removes a mediated device. Detach it from its VM first.
 	DeleteMediatedDevice(context.Context, *DeleteMediatedDeviceRequest) (*DeleteMediatedDeviceResponse, error)
 	mustEmbedUnimplementedHostDeviceAdminServiceServer()
 }

@@ -129,19 +129,24 @@ class _ConditionCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conditi
     """
     CONDITION_CODE_DRIVER_NOT_RESTORED: _ConditionCode.ValueType  # 4
     """Assignment. The device did not get its host driver back; the message says what
-    is bound instead.
+    is bound instead. Bind it by hand.
     """
     CONDITION_CODE_CONFIG_DIVERGED: _ConditionCode.ValueType  # 5
-    """Assignment. The VM's configuration is not what the assignment says."""
+    """Assignment. The VM's configuration is not what the assignment says. Detach and
+    attach again, or mend the configuration.
+    """
     CONDITION_CODE_CONFIG_BY_SERVICE: _ConditionCode.ValueType  # 6
     """Assignment. The VM's configuration cannot name this device, so the service
-    attaches it whenever the VM starts.
+    attaches it whenever the VM starts. Nothing to mend, as long as the service runs
+    then.
     """
     CONDITION_CODE_GROUP_SPLIT: _ConditionCode.ValueType  # 7
-    """Assignment. Another tool took one member away from the group."""
+    """Assignment. Another tool took one member away from the group. Detach, to give
+    the rest back.
+    """
     CONDITION_CODE_XML_INVALID: _ConditionCode.ValueType  # 8
     """Device. libvirt's XML of the device could not be understood; fields are
-    missing.
+    missing. Update libvirt.
     """
 
 class ConditionCode(_ConditionCode, metaclass=_ConditionCodeEnumTypeWrapper):
@@ -161,19 +166,24 @@ the old one back.
 """
 CONDITION_CODE_DRIVER_NOT_RESTORED: ConditionCode.ValueType  # 4
 """Assignment. The device did not get its host driver back; the message says what
-is bound instead.
+is bound instead. Bind it by hand.
 """
 CONDITION_CODE_CONFIG_DIVERGED: ConditionCode.ValueType  # 5
-"""Assignment. The VM's configuration is not what the assignment says."""
+"""Assignment. The VM's configuration is not what the assignment says. Detach and
+attach again, or mend the configuration.
+"""
 CONDITION_CODE_CONFIG_BY_SERVICE: ConditionCode.ValueType  # 6
 """Assignment. The VM's configuration cannot name this device, so the service
-attaches it whenever the VM starts.
+attaches it whenever the VM starts. Nothing to mend, as long as the service runs
+then.
 """
 CONDITION_CODE_GROUP_SPLIT: ConditionCode.ValueType  # 7
-"""Assignment. Another tool took one member away from the group."""
+"""Assignment. Another tool took one member away from the group. Detach, to give
+the rest back.
+"""
 CONDITION_CODE_XML_INVALID: ConditionCode.ValueType  # 8
 """Device. libvirt's XML of the device could not be understood; fields are
-missing.
+missing. Update libvirt.
 """
 Global___ConditionCode: _TypeAlias = ConditionCode  # noqa: Y015
 

@@ -52,16 +52,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     stand for themselves.
     """
     ERROR_REASON_VM_NOT_FOUND: _ErrorReason.ValueType  # 13
-    """`NOT_FOUND`. libvirt knows no VM of this name or UUID."""
+    """`NOT_FOUND`. libvirt knows no VM of this name or UUID. What looks like a UUID
+    is taken as one.
+    """
     ERROR_REASON_ASSIGNMENT_NOT_FOUND: _ErrorReason.ValueType  # 14
     """`NOT_FOUND`. No assignment has this name; closed ones are kept for 30 days."""
     ERROR_REASON_NOT_HELD_BY_VM: _ErrorReason.ValueType  # 15
     """`NOT_FOUND`. The VM holds nothing of this device, so there is nothing to
-    detach.
+    detach. `ListHolders` tells who has it.
     """
     ERROR_REASON_ALREADY_ATTACHED: _ErrorReason.ValueType  # 20
     """`ALREADY_EXISTS`. The same VM holds the device in the same scope already,
-    through another request.
+    through another request. There is nothing to do.
     """
     ERROR_REASON_HELD_BY_OTHER_VM: _ErrorReason.ValueType  # 30
     """`FAILED_PRECONDITION`. Another VM, running or not, holds the device, an
@@ -116,7 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ATTACH_FAILED: _ErrorReason.ValueType  # 42
     """`FAILED_PRECONDITION`. A step of the attach failed. The error carries libvirt's
-    code and text and what was rolled back, or was not.
+    code and text and what was rolled back, or was not. Remove the cause and attach
+    again, with a new `request_id`.
     """
     ERROR_REASON_ASSIGNMENT_IN_USE: _ErrorReason.ValueType  # 43
     """`FAILED_PRECONDITION`. The assignment still holds something and cannot be
@@ -127,7 +130,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     number cannot be changed. Detach it first.
     """
     ERROR_REASON_FEATURE_DISABLED: _ErrorReason.ValueType  # 45
-    """`FAILED_PRECONDITION`. The operator has not switched this feature on."""
+    """`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
+    it.
+    """
     ERROR_REASON_OPERATION_IN_PROGRESS: _ErrorReason.ValueType  # 50
     """`ABORTED`. Another operation works on the same group or device; the metadata
     name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
@@ -153,7 +158,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 62
     """`RESOURCE_EXHAUSTED`. Too many calls. Wait as long as `RetryInfo` says."""
     ERROR_REASON_NO_IDENTITY: _ErrorReason.ValueType  # 65
-    """`UNAUTHENTICATED`. The caller could not be identified."""
+    """`UNAUTHENTICATED`. The caller could not be identified. Call with the
+    credentials that the server asks for.
+    """
     ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 66
     """`PERMISSION_DENIED`. The caller lacks a permission, which the error names. Ask
     the operator for it.
@@ -176,15 +183,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNEXPECTED: _ErrorReason.ValueType  # 76
     """`INTERNAL`. A fault of the server. The error carries an id to find in its log,
-    and no text.
+    and no text. Report what the log says.
     """
     ERROR_REASON_NOT_SERVED: _ErrorReason.ValueType  # 80
-    """`UNIMPLEMENTED`. This server does not serve the call."""
+    """`UNIMPLEMENTED`. This server does not serve the call: do without it, or use a
+    newer server.
+    """
     ERROR_REASON_TYPE_NOT_ASSIGNABLE: _ErrorReason.ValueType  # 100
-    """Eligibility. Devices of this type cannot be passed to a VM. Stands alone."""
+    """Eligibility. Devices of this type cannot be passed to a VM: assign the PCI
+    function, USB device, LUN or mediated device above it. Stands alone.
+    """
     ERROR_REASON_BRIDGE: _ErrorReason.ValueType  # 101
     """Eligibility. A bridge: PCI class 0x06, or a header type other than endpoint.
-    Never assignable. Stands alone.
+    Never assignable: assign what is behind it. Stands alone.
     """
     ERROR_REASON_USB_HUB: _ErrorReason.ValueType  # 102
     """Eligibility. A USB hub, a root hub included. Never assignable; its devices
@@ -226,11 +237,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_POLICY_DENIED: _ErrorReason.ValueType  # 112
     """Eligibility. The operator's policy denies the device; the message names the
-    rule.
+    rule. Assign another device, or have the policy changed.
     """
     ERROR_REASON_VANISHED: _ErrorReason.ValueType  # 113
-    """Eligibility. The device went away after the call had found it. Listed devices
-    never have this reason.
+    """Eligibility. The device went away after the call had found it: list again.
+    Listed devices never have this reason.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -270,16 +281,18 @@ ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 12
 stand for themselves.
 """
 ERROR_REASON_VM_NOT_FOUND: ErrorReason.ValueType  # 13
-"""`NOT_FOUND`. libvirt knows no VM of this name or UUID."""
+"""`NOT_FOUND`. libvirt knows no VM of this name or UUID. What looks like a UUID
+is taken as one.
+"""
 ERROR_REASON_ASSIGNMENT_NOT_FOUND: ErrorReason.ValueType  # 14
 """`NOT_FOUND`. No assignment has this name; closed ones are kept for 30 days."""
 ERROR_REASON_NOT_HELD_BY_VM: ErrorReason.ValueType  # 15
 """`NOT_FOUND`. The VM holds nothing of this device, so there is nothing to
-detach.
+detach. `ListHolders` tells who has it.
 """
 ERROR_REASON_ALREADY_ATTACHED: ErrorReason.ValueType  # 20
 """`ALREADY_EXISTS`. The same VM holds the device in the same scope already,
-through another request.
+through another request. There is nothing to do.
 """
 ERROR_REASON_HELD_BY_OTHER_VM: ErrorReason.ValueType  # 30
 """`FAILED_PRECONDITION`. Another VM, running or not, holds the device, an
@@ -334,7 +347,8 @@ it. Stop its use in the guest and detach again, or stop the VM.
 """
 ERROR_REASON_ATTACH_FAILED: ErrorReason.ValueType  # 42
 """`FAILED_PRECONDITION`. A step of the attach failed. The error carries libvirt's
-code and text and what was rolled back, or was not.
+code and text and what was rolled back, or was not. Remove the cause and attach
+again, with a new `request_id`.
 """
 ERROR_REASON_ASSIGNMENT_IN_USE: ErrorReason.ValueType  # 43
 """`FAILED_PRECONDITION`. The assignment still holds something and cannot be
@@ -345,7 +359,9 @@ ERROR_REASON_VFS_IN_USE: ErrorReason.ValueType  # 44
 number cannot be changed. Detach it first.
 """
 ERROR_REASON_FEATURE_DISABLED: ErrorReason.ValueType  # 45
-"""`FAILED_PRECONDITION`. The operator has not switched this feature on."""
+"""`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
+it.
+"""
 ERROR_REASON_OPERATION_IN_PROGRESS: ErrorReason.ValueType  # 50
 """`ABORTED`. Another operation works on the same group or device; the metadata
 name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
@@ -371,7 +387,9 @@ later.
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 62
 """`RESOURCE_EXHAUSTED`. Too many calls. Wait as long as `RetryInfo` says."""
 ERROR_REASON_NO_IDENTITY: ErrorReason.ValueType  # 65
-"""`UNAUTHENTICATED`. The caller could not be identified."""
+"""`UNAUTHENTICATED`. The caller could not be identified. Call with the
+credentials that the server asks for.
+"""
 ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 66
 """`PERMISSION_DENIED`. The caller lacks a permission, which the error names. Ask
 the operator for it.
@@ -394,15 +412,19 @@ has to install its polkit rules.
 """
 ERROR_REASON_UNEXPECTED: ErrorReason.ValueType  # 76
 """`INTERNAL`. A fault of the server. The error carries an id to find in its log,
-and no text.
+and no text. Report what the log says.
 """
 ERROR_REASON_NOT_SERVED: ErrorReason.ValueType  # 80
-"""`UNIMPLEMENTED`. This server does not serve the call."""
+"""`UNIMPLEMENTED`. This server does not serve the call: do without it, or use a
+newer server.
+"""
 ERROR_REASON_TYPE_NOT_ASSIGNABLE: ErrorReason.ValueType  # 100
-"""Eligibility. Devices of this type cannot be passed to a VM. Stands alone."""
+"""Eligibility. Devices of this type cannot be passed to a VM: assign the PCI
+function, USB device, LUN or mediated device above it. Stands alone.
+"""
 ERROR_REASON_BRIDGE: ErrorReason.ValueType  # 101
 """Eligibility. A bridge: PCI class 0x06, or a header type other than endpoint.
-Never assignable. Stands alone.
+Never assignable: assign what is behind it. Stands alone.
 """
 ERROR_REASON_USB_HUB: ErrorReason.ValueType  # 102
 """Eligibility. A USB hub, a root hub included. Never assignable; its devices
@@ -444,11 +466,11 @@ and would be lost. Clear it, or have the operator accept that by policy.
 """
 ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 112
 """Eligibility. The operator's policy denies the device; the message names the
-rule.
+rule. Assign another device, or have the policy changed.
 """
 ERROR_REASON_VANISHED: ErrorReason.ValueType  # 113
-"""Eligibility. The device went away after the call had found it. Listed devices
-never have this reason.
+"""Eligibility. The device went away after the call had found it: list again.
+Listed devices never have this reason.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -29,21 +29,27 @@ class _HostCheckCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostChe
     HOST_CHECK_CODE_UNSPECIFIED: _HostCheckCode.ValueType  # 0
     """Unknown to this client."""
     HOST_CHECK_CODE_LIBVIRT: _HostCheckCode.ValueType  # 1
-    """The connection to libvirt."""
+    """The connection to libvirt. While it is lost, lists show the last state and
+    nothing can be attached or detached.
+    """
     HOST_CHECK_CODE_NODE_DEVICES: _HostCheckCode.ValueType  # 2
-    """libvirt's list of node devices."""
+    """libvirt's list of node devices. Without it no device is known."""
     HOST_CHECK_CODE_IOMMU: _HostCheckCode.ValueType  # 3
     """The IOMMU. Without it no PCI device can be assigned."""
     HOST_CHECK_CODE_INTERRUPT_REMAPPING: _HostCheckCode.ValueType  # 4
-    """Interrupt remapping, which isolates the interrupts of assigned devices."""
+    """Interrupt remapping, which isolates the interrupts of assigned devices. Without
+    it VFIO refuses them.
+    """
     HOST_CHECK_CODE_VFIO: _HostCheckCode.ValueType  # 5
-    """The kernel's VFIO."""
+    """The kernel's VFIO, to which PCI devices are bound for a VM."""
     HOST_CHECK_CODE_HOST_USES: _HostCheckCode.ValueType  # 6
     """Whether the server can see what the host itself uses. If not, devices are
     `HOST_USE_UNKNOWN`.
     """
     HOST_CHECK_CODE_PERMISSIONS: _HostCheckCode.ValueType  # 7
-    """The rights that libvirt gives the service."""
+    """The rights that the service has on the host. Without them it sees too little to
+    judge devices.
+    """
     HOST_CHECK_CODE_STATE_STORE: _HostCheckCode.ValueType  # 8
     """The directory in which the service keeps its state. If it cannot be used,
     nothing can be attached, detached or forgotten.
@@ -55,21 +61,27 @@ class HostCheckCode(_HostCheckCode, metaclass=_HostCheckCodeEnumTypeWrapper):
 HOST_CHECK_CODE_UNSPECIFIED: HostCheckCode.ValueType  # 0
 """Unknown to this client."""
 HOST_CHECK_CODE_LIBVIRT: HostCheckCode.ValueType  # 1
-"""The connection to libvirt."""
+"""The connection to libvirt. While it is lost, lists show the last state and
+nothing can be attached or detached.
+"""
 HOST_CHECK_CODE_NODE_DEVICES: HostCheckCode.ValueType  # 2
-"""libvirt's list of node devices."""
+"""libvirt's list of node devices. Without it no device is known."""
 HOST_CHECK_CODE_IOMMU: HostCheckCode.ValueType  # 3
 """The IOMMU. Without it no PCI device can be assigned."""
 HOST_CHECK_CODE_INTERRUPT_REMAPPING: HostCheckCode.ValueType  # 4
-"""Interrupt remapping, which isolates the interrupts of assigned devices."""
+"""Interrupt remapping, which isolates the interrupts of assigned devices. Without
+it VFIO refuses them.
+"""
 HOST_CHECK_CODE_VFIO: HostCheckCode.ValueType  # 5
-"""The kernel's VFIO."""
+"""The kernel's VFIO, to which PCI devices are bound for a VM."""
 HOST_CHECK_CODE_HOST_USES: HostCheckCode.ValueType  # 6
 """Whether the server can see what the host itself uses. If not, devices are
 `HOST_USE_UNKNOWN`.
 """
 HOST_CHECK_CODE_PERMISSIONS: HostCheckCode.ValueType  # 7
-"""The rights that libvirt gives the service."""
+"""The rights that the service has on the host. Without them it sees too little to
+judge devices.
+"""
 HOST_CHECK_CODE_STATE_STORE: HostCheckCode.ValueType  # 8
 """The directory in which the service keeps its state. If it cannot be used,
 nothing can be attached, detached or forgotten.

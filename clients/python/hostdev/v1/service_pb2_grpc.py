@@ -135,7 +135,8 @@ class HostDeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
-        """Lists devices of every type, assignable or not.
+        """Lists devices of every type, assignable or not, each with its reasons, host uses
+        and holders.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +150,8 @@ class HostDeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEligible(self, request, context):
-        """Lists the devices that can be assigned, each with what the host would lose.
+        """Lists the devices that can be assigned, each with what the host would lose. With
+        `include_ineligible` also the others, each with every reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -747,14 +749,14 @@ class HostDeviceAdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateMediatedDevice(self, request, context):
-        """Makes a mediated device.
+        """Makes a mediated device of one of the `mdev_types` of its parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMediatedDevice(self, request, context):
-        """Removes a mediated device.
+        """Removes a mediated device. Detach it from its VM first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,11 +45,15 @@ class HostDeviceServiceStub:
     GetHost: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetHostRequest, _service_pb2.GetHostResponse]
     """Tells about the host and whether it is fit for assigning devices."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListDevicesRequest, _service_pb2.ListDevicesResponse]
-    """Lists devices of every type, assignable or not."""
+    """Lists devices of every type, assignable or not, each with its reasons, host uses
+    and holders.
+    """
     GetDevice: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetDeviceRequest, _service_pb2.GetDeviceResponse]
     """Tells about one device."""
     ListEligible: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListEligibleRequest, _service_pb2.ListEligibleResponse]
-    """Lists the devices that can be assigned, each with what the host would lose."""
+    """Lists the devices that can be assigned, each with what the host would lose. With
+    `include_ineligible` also the others, each with every reason.
+    """
     ListGroups: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListGroupsRequest, _service_pb2.ListGroupsResponse]
     """Lists the groups of devices that can only be taken together."""
     GetGroup: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetGroupRequest, _service_pb2.GetGroupResponse]
@@ -101,11 +105,15 @@ class HostDeviceServiceAsyncStub(HostDeviceServiceStub):
     GetHost: _aio.UnaryUnaryMultiCallable[_service_pb2.GetHostRequest, _service_pb2.GetHostResponse]  # type: ignore[assignment]
     """Tells about the host and whether it is fit for assigning devices."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_service_pb2.ListDevicesRequest, _service_pb2.ListDevicesResponse]  # type: ignore[assignment]
-    """Lists devices of every type, assignable or not."""
+    """Lists devices of every type, assignable or not, each with its reasons, host uses
+    and holders.
+    """
     GetDevice: _aio.UnaryUnaryMultiCallable[_service_pb2.GetDeviceRequest, _service_pb2.GetDeviceResponse]  # type: ignore[assignment]
     """Tells about one device."""
     ListEligible: _aio.UnaryUnaryMultiCallable[_service_pb2.ListEligibleRequest, _service_pb2.ListEligibleResponse]  # type: ignore[assignment]
-    """Lists the devices that can be assigned, each with what the host would lose."""
+    """Lists the devices that can be assigned, each with what the host would lose. With
+    `include_ineligible` also the others, each with every reason.
+    """
     ListGroups: _aio.UnaryUnaryMultiCallable[_service_pb2.ListGroupsRequest, _service_pb2.ListGroupsResponse]  # type: ignore[assignment]
     """Lists the groups of devices that can only be taken together."""
     GetGroup: _aio.UnaryUnaryMultiCallable[_service_pb2.GetGroupRequest, _service_pb2.GetGroupResponse]  # type: ignore[assignment]
@@ -166,7 +174,9 @@ class HostDeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.ListDevicesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.ListDevicesResponse, _abc.Awaitable[_service_pb2.ListDevicesResponse]]:
-        """Lists devices of every type, assignable or not."""
+        """Lists devices of every type, assignable or not, each with its reasons, host uses
+        and holders.
+        """
 
     @_abc_1.abstractmethod
     def GetDevice(
@@ -182,7 +192,9 @@ class HostDeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.ListEligibleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.ListEligibleResponse, _abc.Awaitable[_service_pb2.ListEligibleResponse]]:
-        """Lists the devices that can be assigned, each with what the host would lose."""
+        """Lists the devices that can be assigned, each with what the host would lose. With
+        `include_ineligible` also the others, each with every reason.
+        """
 
     @_abc_1.abstractmethod
     def ListGroups(
@@ -291,9 +303,9 @@ class HostDeviceAdminServiceStub:
     of them is in use.
     """
     CreateMediatedDevice: _grpc.UnaryUnaryMultiCallable[_service_pb2.CreateMediatedDeviceRequest, _service_pb2.CreateMediatedDeviceResponse]
-    """Makes a mediated device."""
+    """Makes a mediated device of one of the `mdev_types` of its parent."""
     DeleteMediatedDevice: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteMediatedDeviceRequest, _service_pb2.DeleteMediatedDeviceResponse]
-    """Removes a mediated device."""
+    """Removes a mediated device. Detach it from its VM first."""
 
 @_typing.type_check_only
 class HostDeviceAdminServiceAsyncStub(HostDeviceAdminServiceStub):
@@ -305,9 +317,9 @@ class HostDeviceAdminServiceAsyncStub(HostDeviceAdminServiceStub):
     of them is in use.
     """
     CreateMediatedDevice: _aio.UnaryUnaryMultiCallable[_service_pb2.CreateMediatedDeviceRequest, _service_pb2.CreateMediatedDeviceResponse]  # type: ignore[assignment]
-    """Makes a mediated device."""
+    """Makes a mediated device of one of the `mdev_types` of its parent."""
     DeleteMediatedDevice: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteMediatedDeviceRequest, _service_pb2.DeleteMediatedDeviceResponse]  # type: ignore[assignment]
-    """Removes a mediated device."""
+    """Removes a mediated device. Detach it from its VM first."""
 
 class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes and removes the host's virtual functions and mediated devices."""
@@ -328,7 +340,7 @@ class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CreateMediatedDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.CreateMediatedDeviceResponse, _abc.Awaitable[_service_pb2.CreateMediatedDeviceResponse]]:
-        """Makes a mediated device."""
+        """Makes a mediated device of one of the `mdev_types` of its parent."""
 
     @_abc_1.abstractmethod
     def DeleteMediatedDevice(
@@ -336,6 +348,6 @@ class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.DeleteMediatedDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.DeleteMediatedDeviceResponse, _abc.Awaitable[_service_pb2.DeleteMediatedDeviceResponse]]:
-        """Removes a mediated device."""
+        """Removes a mediated device. Detach it from its VM first."""
 
 def add_HostDeviceAdminServiceServicer_to_server(servicer: HostDeviceAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

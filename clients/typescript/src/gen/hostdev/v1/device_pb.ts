@@ -2481,14 +2481,15 @@ export enum ConditionCode {
 
   /**
    * Assignment. The device did not get its host driver back; the message says what
-   * is bound instead.
+   * is bound instead. Bind it by hand.
    *
    * @generated from enum value: CONDITION_CODE_DRIVER_NOT_RESTORED = 4;
    */
   DRIVER_NOT_RESTORED = 4,
 
   /**
-   * Assignment. The VM's configuration is not what the assignment says.
+   * Assignment. The VM's configuration is not what the assignment says. Detach and
+   * attach again, or mend the configuration.
    *
    * @generated from enum value: CONDITION_CODE_CONFIG_DIVERGED = 5;
    */
@@ -2496,14 +2497,16 @@ export enum ConditionCode {
 
   /**
    * Assignment. The VM's configuration cannot name this device, so the service
-   * attaches it whenever the VM starts.
+   * attaches it whenever the VM starts. Nothing to mend, as long as the service runs
+   * then.
    *
    * @generated from enum value: CONDITION_CODE_CONFIG_BY_SERVICE = 6;
    */
   CONFIG_BY_SERVICE = 6,
 
   /**
-   * Assignment. Another tool took one member away from the group.
+   * Assignment. Another tool took one member away from the group. Detach, to give
+   * the rest back.
    *
    * @generated from enum value: CONDITION_CODE_GROUP_SPLIT = 7;
    */
@@ -2511,7 +2514,7 @@ export enum ConditionCode {
 
   /**
    * Device. libvirt's XML of the device could not be understood; fields are
-   * missing.
+   * missing. Update libvirt.
    *
    * @generated from enum value: CONDITION_CODE_XML_INVALID = 8;
    */

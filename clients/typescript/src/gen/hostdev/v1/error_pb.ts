@@ -132,7 +132,8 @@ export enum ErrorReason {
   GROUP_NOT_FOUND = 12,
 
   /**
-   * `NOT_FOUND`. libvirt knows no VM of this name or UUID.
+   * `NOT_FOUND`. libvirt knows no VM of this name or UUID. What looks like a UUID
+   * is taken as one.
    *
    * @generated from enum value: ERROR_REASON_VM_NOT_FOUND = 13;
    */
@@ -147,7 +148,7 @@ export enum ErrorReason {
 
   /**
    * `NOT_FOUND`. The VM holds nothing of this device, so there is nothing to
-   * detach.
+   * detach. `ListHolders` tells who has it.
    *
    * @generated from enum value: ERROR_REASON_NOT_HELD_BY_VM = 15;
    */
@@ -155,7 +156,7 @@ export enum ErrorReason {
 
   /**
    * `ALREADY_EXISTS`. The same VM holds the device in the same scope already,
-   * through another request.
+   * through another request. There is nothing to do.
    *
    * @generated from enum value: ERROR_REASON_ALREADY_ATTACHED = 20;
    */
@@ -262,7 +263,8 @@ export enum ErrorReason {
 
   /**
    * `FAILED_PRECONDITION`. A step of the attach failed. The error carries libvirt's
-   * code and text and what was rolled back, or was not.
+   * code and text and what was rolled back, or was not. Remove the cause and attach
+   * again, with a new `request_id`.
    *
    * @generated from enum value: ERROR_REASON_ATTACH_FAILED = 42;
    */
@@ -285,7 +287,8 @@ export enum ErrorReason {
   VFS_IN_USE = 44,
 
   /**
-   * `FAILED_PRECONDITION`. The operator has not switched this feature on.
+   * `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
+   * it.
    *
    * @generated from enum value: ERROR_REASON_FEATURE_DISABLED = 45;
    */
@@ -346,7 +349,8 @@ export enum ErrorReason {
   RATE_LIMITED = 62,
 
   /**
-   * `UNAUTHENTICATED`. The caller could not be identified.
+   * `UNAUTHENTICATED`. The caller could not be identified. Call with the
+   * credentials that the server asks for.
    *
    * @generated from enum value: ERROR_REASON_NO_IDENTITY = 65;
    */
@@ -395,21 +399,23 @@ export enum ErrorReason {
 
   /**
    * `INTERNAL`. A fault of the server. The error carries an id to find in its log,
-   * and no text.
+   * and no text. Report what the log says.
    *
    * @generated from enum value: ERROR_REASON_UNEXPECTED = 76;
    */
   UNEXPECTED = 76,
 
   /**
-   * `UNIMPLEMENTED`. This server does not serve the call.
+   * `UNIMPLEMENTED`. This server does not serve the call: do without it, or use a
+   * newer server.
    *
    * @generated from enum value: ERROR_REASON_NOT_SERVED = 80;
    */
   NOT_SERVED = 80,
 
   /**
-   * Eligibility. Devices of this type cannot be passed to a VM. Stands alone.
+   * Eligibility. Devices of this type cannot be passed to a VM: assign the PCI
+   * function, USB device, LUN or mediated device above it. Stands alone.
    *
    * @generated from enum value: ERROR_REASON_TYPE_NOT_ASSIGNABLE = 100;
    */
@@ -417,7 +423,7 @@ export enum ErrorReason {
 
   /**
    * Eligibility. A bridge: PCI class 0x06, or a header type other than endpoint.
-   * Never assignable. Stands alone.
+   * Never assignable: assign what is behind it. Stands alone.
    *
    * @generated from enum value: ERROR_REASON_BRIDGE = 101;
    */
@@ -504,15 +510,15 @@ export enum ErrorReason {
 
   /**
    * Eligibility. The operator's policy denies the device; the message names the
-   * rule.
+   * rule. Assign another device, or have the policy changed.
    *
    * @generated from enum value: ERROR_REASON_POLICY_DENIED = 112;
    */
   POLICY_DENIED = 112,
 
   /**
-   * Eligibility. The device went away after the call had found it. Listed devices
-   * never have this reason.
+   * Eligibility. The device went away after the call had found it: list again.
+   * Listed devices never have this reason.
    *
    * @generated from enum value: ERROR_REASON_VANISHED = 113;
    */

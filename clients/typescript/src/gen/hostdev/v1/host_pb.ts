@@ -147,14 +147,15 @@ export enum HostCheckCode {
   UNSPECIFIED = 0,
 
   /**
-   * The connection to libvirt.
+   * The connection to libvirt. While it is lost, lists show the last state and
+   * nothing can be attached or detached.
    *
    * @generated from enum value: HOST_CHECK_CODE_LIBVIRT = 1;
    */
   LIBVIRT = 1,
 
   /**
-   * libvirt's list of node devices.
+   * libvirt's list of node devices. Without it no device is known.
    *
    * @generated from enum value: HOST_CHECK_CODE_NODE_DEVICES = 2;
    */
@@ -168,14 +169,15 @@ export enum HostCheckCode {
   IOMMU = 3,
 
   /**
-   * Interrupt remapping, which isolates the interrupts of assigned devices.
+   * Interrupt remapping, which isolates the interrupts of assigned devices. Without
+   * it VFIO refuses them.
    *
    * @generated from enum value: HOST_CHECK_CODE_INTERRUPT_REMAPPING = 4;
    */
   INTERRUPT_REMAPPING = 4,
 
   /**
-   * The kernel's VFIO.
+   * The kernel's VFIO, to which PCI devices are bound for a VM.
    *
    * @generated from enum value: HOST_CHECK_CODE_VFIO = 5;
    */
@@ -190,7 +192,8 @@ export enum HostCheckCode {
   HOST_USES = 6,
 
   /**
-   * The rights that libvirt gives the service.
+   * The rights that the service has on the host. Without them it sees too little to
+   * judge devices.
    *
    * @generated from enum value: HOST_CHECK_CODE_PERMISSIONS = 7;
    */

@@ -1829,7 +1829,8 @@ export const HostDeviceService: GenService<{
     output: typeof GetHostResponseSchema;
   },
   /**
-   * Lists devices of every type, assignable or not.
+   * Lists devices of every type, assignable or not, each with its reasons, host uses
+   * and holders.
    *
    * @generated from rpc hostdev.v1.HostDeviceService.ListDevices
    */
@@ -1849,7 +1850,8 @@ export const HostDeviceService: GenService<{
     output: typeof GetDeviceResponseSchema;
   },
   /**
-   * Lists the devices that can be assigned, each with what the host would lose.
+   * Lists the devices that can be assigned, each with what the host would lose. With
+   * `include_ineligible` also the others, each with every reason.
    *
    * @generated from rpc hostdev.v1.HostDeviceService.ListEligible
    */
@@ -1989,7 +1991,7 @@ export const HostDeviceAdminService: GenService<{
     output: typeof SetVirtualFunctionsResponseSchema;
   },
   /**
-   * Makes a mediated device.
+   * Makes a mediated device of one of the `mdev_types` of its parent.
    *
    * @generated from rpc hostdev.v1.HostDeviceAdminService.CreateMediatedDevice
    */
@@ -1999,7 +2001,7 @@ export const HostDeviceAdminService: GenService<{
     output: typeof CreateMediatedDeviceResponseSchema;
   },
   /**
-   * Removes a mediated device.
+   * Removes a mediated device. Detach it from its VM first.
    *
    * @generated from rpc hostdev.v1.HostDeviceAdminService.DeleteMediatedDevice
    */
