@@ -25,6 +25,7 @@ Use = Callable[[str, str], None]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
 SAVED = Path("/lab/guests")
+_GUEST_BOOTS = 3
 _QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
 security_driver = "none"
 user = "root"
@@ -221,14 +222,32 @@ def _await_guests(guests: tuple[Guest, ...]) -> None:
         if not guest.running:
             continue
         if guest.name not in running:
-            call("virsh", f"start {guest.name}" if guest.persistent else f"create {_xml_file(guest)}", timeout_s=60)
-        try:
-            _answers(guest)
-        except RuntimeError:
-            saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
-            raise
+            _boot(guest)
+        _await_answer(guest)
         if not saved_image(guest).exists():
             _keep(guest)
+
+
+def _boot(guest: Guest) -> None:
+    call("virsh", f"start {guest.name}" if guest.persistent else f"create {_xml_file(guest)}", timeout_s=120)
+
+
+def _await_answer(guest: Guest) -> None:
+    """A guest that hangs is booted again: the rest of the lab need not be."""
+    for attempt in range(_GUEST_BOOTS):
+        if attempt:
+            print(f"guest {guest.name} hangs: booting it again", flush=True)
+            saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
+            call("virsh", f"destroy {guest.name}")
+            _boot(guest)
+        try:
+            _answers(guest)
+        except RuntimeError as error:
+            failure = error
+        else:
+            return
+    saved_image(guest).unlink(missing_ok=True)
+    raise failure
 
 
 def _keep(guest: Guest) -> None:
@@ -249,7 +268,7 @@ def _xml_file(guest: Guest) -> Path:
 
 def _answers(guest: Guest) -> None:
     command = f"{Path(__file__).parents[1]}/inside/bin/lab-guest"
-    call(command, "--timeout", "90", guest.name, "true", timeout_s=100)
+    call(command, "--timeout", "120", guest.name, "true", timeout_s=150)
 
 
 def saved_image(guest: Guest) -> Path:
