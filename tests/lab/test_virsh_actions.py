@@ -86,6 +86,7 @@ class Script:
     roles: dict[str, str]
     holders: Applied
     devices: Applied
+    file: Path
     lines: list[str] = field(default_factory=list)
     whole: bool = False
 
@@ -109,6 +110,7 @@ class Script:
         for number, (want, change) in enumerate(seen):
             state = "" if want.where == GONE else want.state
             self._line("" if number else title, f"{want.vm}: {want.role} {want.where} {state}", change, done)
+        self.write()
 
     def driver(self, command: str, role: str, driver: str) -> None:
         """A virsh command that shows in the devices only: another driver is bound."""
@@ -131,6 +133,7 @@ class Script:
             since, lambda one: one.kind == UPSERT and one.item.name == name and wanted(one.item), LIMIT_S
         )
         self._line(f"virsh {command}", f"{role}: {told}", change, done)
+        self.write()
 
     def quiet(self, *actions: str | tuple[str, Callable[[], object]]) -> None:
         """Actions that change nothing of who holds what: when all has been read again, nothing was told."""
@@ -144,7 +147,7 @@ class Script:
                 does()
             self.lines.append(f"{title:64} {'nothing, as it should be':48}       -")
         self.read_again()
-        told = [(change.item.device, change.item.vm.name) for change in self.holders.changes[since:]]
+        told = [(change.kind, change.source, str(change.item)) for change in self.holders.changes[since:]]
         assert told == [], (actions, told)
 
     def read_again(self) -> None:
@@ -161,11 +164,12 @@ class Script:
         # What was told before virsh itself had returned took no time for whoever looks.
         self.lines.append(f"{title:64} {seen:48} {max(0.0, change.at - done):7.2f} {change.source}")
 
-    def table(self) -> str:
+    def write(self) -> None:
+        """The table so far: what was seen before a failure helps to find it."""
         actions = sum(not line.startswith(" ") for line in self.lines)
         end = "" if self.whole else "\n(it ended here)"
         head = f"{'action':64} {'seen as':48} {'after s':>7} source"
-        return "\n".join((f"{actions} actions", head, *self.lines)) + end + "\n"
+        self.file.write_text("\n".join((f"{actions} actions", head, *self.lines)) + end + "\n")
 
 
 def _run(command: str, paths: dict[str, str]) -> None:
@@ -182,13 +186,12 @@ def script(lab: LabHost) -> Iterator[Script]:
     stub = lab.api.stub
     holders = Applied(stub.WatchHolders(service_pb2.WatchHoldersRequest()), "holder")
     devices = Applied(stub.WatchDevices(service_pb2.WatchDevicesRequest()), "device")
-    made = Script(lab.api, lab.roles, holders, devices)
+    made = Script(lab.api, lab.roles, holders, devices, Path(os.environ["LAB_OUTPUT"]) / "virsh-actions.txt")
     try:
         holders.until_bookmark()
         devices.until_bookmark()
         yield made
     finally:
-        (Path(os.environ["LAB_OUTPUT"]) / "virsh-actions.txt").write_text(made.table())
         holders.end()
         devices.end()
         for name in NAMES:
@@ -230,6 +233,7 @@ def test_every_virsh_action_is_seen_as_what_it_is(lab: LabHost, script: Script, 
 
     _ends_equal(lab.api, script)
     script.whole = True
+    script.write()
 
 
 def _definition_of_a_vm_that_is_off(script: Script, facts: Facts, paths: dict[str, str]) -> None:
