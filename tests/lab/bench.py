@@ -68,11 +68,6 @@ class Facts:
         ends = f"<source dev='{self.block(role)}'/><target dev='{target}' bus='scsi'/>"
         return f"<disk type='block' device='disk'>{driver}{ends}</disk>"
 
-    def pool(self, role: str) -> str:
-        """A network that hands out this function."""
-        forward = f"<forward mode='hostdev' managed='yes'>{self.pci_address(role)}</forward>"
-        return f"<network><name>pool</name>{forward}</network>"
-
 
 def files(directory: Path, contents: dict[str, str]) -> dict[str, str]:
     """These texts as files; their paths."""

@@ -40,7 +40,7 @@ class Follower:
             self._apply()
 
     def _apply(self) -> None:
-        patience = Patience(bookmark_interval_s=1.0, interrupted=self._interrupted, pause=self._pause)
+        patience = Patience(bookmark_interval_s=10.0, interrupted=self._interrupted, pause=self._pause)
         for message in watch_holders(self._client, patience=patience):
             if message.HasField("reset"):
                 self.held = {}
@@ -68,7 +68,7 @@ class Follower:
         return any((one.vm.name, one.device) == (vm, device) for one in tuple(self.held.values()))
 
     def end(self) -> None:
-        """At the next message, bookmarks come every second, or at the next attempt to reach a server."""
+        """At the next message, bookmarks come every ten seconds, or at the next attempt to reach a server."""
         self._stop.set()
         self._thread.join(EVENTUALLY_S)
         assert not self._thread.is_alive()

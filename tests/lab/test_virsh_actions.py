@@ -114,25 +114,13 @@ class Script:
 
     def driver(self, command: str, role: str, driver: str) -> None:
         """A virsh command that shows in the devices only: another driver is bound."""
-        self._device(command, role, driver, lambda device: bool(device.driver == driver))
-
-    def use(self, command: str, role: str, *, used: bool, paths: dict[str, str]) -> None:
-        """A virsh command that shows in the devices only: the host uses one, or does not any more."""
-        told = "is handed out by a network" if used else "is free again"
-        self._device(
-            command, role, told, lambda device: bool(device.host_uses) == used != device.eligibility.eligible, paths
-        )
-
-    def _device(
-        self, command: str, role: str, told: str, wanted: Callable[[Any], bool], paths: dict[str, str] | None = None
-    ) -> None:
         since, name = len(self.devices.changes), self.roles[role]
-        _run(command, paths or {})
+        _run(command, {})
         done = time.monotonic()
         change = self.devices.first(
-            since, lambda one: one.kind == UPSERT and one.item.name == name and wanted(one.item), LIMIT_S
+            since, lambda one: (one.kind, one.item.name, one.item.driver) == (UPSERT, name, driver), LIMIT_S
         )
-        self._line(f"virsh {command}", f"{role}: {told}", change, done)
+        self._line(f"virsh {command}", f"{role}: {driver}", change, done)
         self.write()
 
     def quiet(self, *actions: str | tuple[str, Callable[[], object]]) -> None:
@@ -218,7 +206,6 @@ def test_every_virsh_action_is_seen_as_what_it_is(lab: LabHost, script: Script, 
             "stick": facts.usb_by_address(STICK),
             "lun": facts.lun(LUN),
             "disk": facts.disk(DISK, "sdq"),
-            "pool": facts.pool(NIC),
         },
     )
     _definition_of_a_vm_that_is_off(script, facts, paths)
@@ -228,7 +215,6 @@ def test_every_virsh_action_is_seen_as_what_it_is(lab: LabHost, script: Script, 
     _transient_vms(script, paths)
     _a_real_guest(script, paths)
     _a_saved_vm(script, paths)
-    _networks(script, paths)
     _libvirtd_is_away(script, paths)
 
     _ends_equal(lab.api, script)
@@ -343,11 +329,6 @@ def _a_saved_vm(script: Script, paths: dict[str, str]) -> None:
     script.virsh("managedsave bench", disk(CONFIG))
     script.quiet("managedsave-remove bench")
     script.virsh("undefine bench", disk(GONE))
-
-
-def _networks(script: Script, paths: dict[str, str]) -> None:
-    script.use("net-create {pool}", NIC, used=True, paths=paths)
-    script.use("net-destroy pool", NIC, used=False, paths=paths)
 
 
 def _libvirtd_is_away(script: Script, paths: dict[str, str]) -> None:
