@@ -70,6 +70,11 @@ def run(*command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
+def udev_is_done() -> None:
+    """It opens what is new to see what is on it; meanwhile nobody can take that away."""
+    run("udevadm", "settle", "--timeout=120")
+
+
 def named(name: str) -> Wanted:
     return lambda device: device.name == name
 
@@ -218,6 +223,7 @@ def in_an_array(block: str) -> Iterator[None]:
     try:
         yield
     finally:
+        udev_is_done()
         run("mdadm", "--stop", "/dev/md/changes")
         run("mdadm", "--zero-superblock", block)
 
@@ -292,11 +298,14 @@ def test_a_volume_group_is_a_use_from_its_first_trace_to_its_last(lab: LabHost) 
         shows("")
         run("lvcreate", "-y", "-Wn", "-Zn", "-l", "1", "-n", "volume", "changes")
         shows("changes")
+        udev_is_done()
         run("lvremove", "-y", "changes/volume")
         shows("")
+        udev_is_done()
         run("vgremove", "-y", "changes")
         shows("")
     finally:
+        udev_is_done()
         subprocess.run(["vgremove", "-ff", "-y", "changes"], check=False, capture_output=True)
         run("pvremove", "-ff", "-y", block)
     shows()
