@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from api import codes, eventually
+from api import codes
 from hosts import LabHost, lab_host
 from labels import labels_of
+from readiness import in_step
 
 from hostdev.v1 import device_pb2, host_pb2, service_pb2
 
@@ -18,16 +19,9 @@ KEPT = Path("/var/lib/hostdevd")  # on the state disk
 
 def main() -> None:
     with lab_host(KEPT) as lab:
-        eventually(lambda: _in_step(lab), bool, 120)
+        in_step(lab.api)
         record = {"devices": _devices(lab), "checks": _checks(lab)}
     (Path(os.environ["LAB_OUTPUT"]) / "record.json").write_text(json.dumps(record, indent=1))
-
-
-def _in_step(lab: LabHost) -> bool:
-    try:
-        return lab.api.stub.GetHost(service_pb2.GetHostRequest()).host.HasField("synced_time")
-    except Exception:  # noqa: BLE001  not synchronised yet
-        return False
 
 
 def _devices(lab: LabHost) -> list[dict[str, Any]]:

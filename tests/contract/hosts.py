@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc
-from api import Api
+from api import EVENTUALLY_S, Api
 
 from hostdevd.api.listeners import parse_address
 from hostdevd.app import Ports, serve_ports
@@ -99,18 +99,18 @@ def simulated_host(directory: Path) -> Iterator[SimulatedHost]:
         async def on_loop() -> object:
             return act()
 
-        asyncio.run_coroutine_threadsafe(on_loop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(on_loop(), loop).result(EVENTUALLY_S)
 
     thread = threading.Thread(target=serve, name="simulated-hostdevd")
     thread.start()
     try:
-        assert ready.wait(30), "the service did not start"
+        assert ready.wait(EVENTUALLY_S), "the service did not start"
         assert not failure, failure
         with grpc.insecure_channel(config.listen[0]) as channel:
             yield SimulatedHost(Api(channel), simulation, run)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+        thread.join(EVENTUALLY_S)
         loop.close()
     assert not failure, failure
 
@@ -186,7 +186,7 @@ def lab_host(directory: Path) -> Iterator[LabHost]:
             yield LabHost(Api(channel), address)
     finally:
         server.terminate()
-        assert server.wait(30) == 0, log.read_text()
+        assert server.wait(EVENTUALLY_S) == 0, log.read_text()
         if server.stdout is not None:
             server.stdout.close()
 

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import grpc
+from api import EVENTUALLY_S
 
 
 class Stream:
@@ -25,7 +26,7 @@ class Stream:
         except grpc.RpcError as error:
             self._messages.put(error)
 
-    def next(self, event: str, within_s: float = 30.0) -> Any:
+    def next(self, event: str, within_s: float = EVENTUALLY_S) -> Any:
         """The next message of this kind; bookmarks in between are passed over."""
         while True:
             message = self._messages.get(timeout=within_s)
@@ -47,4 +48,4 @@ class Stream:
 
     def end(self) -> None:
         self._call.cancel()
-        self._thread.join(10)
+        self._thread.join(EVENTUALLY_S)

@@ -273,7 +273,7 @@ def test_a_configured_group_starts_with_its_vm_and_comes_back_when_it_stops(host
     assignment = api.attach("spare", names[0])
     host.virsh_start("spare")
     get = service_pb2.GetAssignmentRequest(name=assignment.name)
-    eventually(lambda: api.stub.GetAssignment(get).assignment.live, bool, 60)
+    eventually(lambda: api.stub.GetAssignment(get).assignment.live, bool)
     assert {api.driver(name) for name in names} == {"vfio-pci"}
     host.virsh_destroy("spare")
     eventually(lambda: api.stub.GetAssignment(get).assignment.live, lambda live: not live)

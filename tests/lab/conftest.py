@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from api import Api, eventually
 from hosts import LabHost, lab_host
+from readiness import as_before, in_step, state_of
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHost]:
-    with lab_host(tmp_path_factory.mktemp("lab")) as served:
-        eventually(lambda: _devices(served.api), bool)
-        yield served
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHost]:
+    with lab_host(tmp_path_factory.mktemp("lab")) as host:
+        in_step(host.api)
+        yield host
 
 
-def _devices(api: Api) -> int:
-    try:
-        return len(api.devices())
-    except Exception:  # noqa: BLE001  not synchronised yet
-        return 0
+@pytest.fixture
+def lab(served: LabHost) -> Iterator[LabHost]:
+    """The lab, in step with its libvirt when a test begins, and as it was when it has ended.
+
+    Not only for the test's own sake: what it did to libvirtd must have been got over before the next one asks.
+    """
+    in_step(served.api)
+    before = state_of(served.api)
+    yield served
+    in_step(served.api)
+    as_before(served.api, before)

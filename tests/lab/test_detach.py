@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from api import ATTACHED, DETACHED, Api, eventually, refused
+from api import ATTACHED, DETACHED, LONG_S, WAIT_S, Api, eventually, refused
 from google.protobuf.duration_pb2 import Duration
 from hosts import LabHost, managed_pci, virsh
+from libvirtd import restart_libvirtd
 
-from hostdev.v1 import assignment_pb2, device_pb2, holder_pb2, host_pb2, service_pb2
+from hostdev.v1 import assignment_pb2, device_pb2, holder_pb2, service_pb2
 from hostdevd.core.ports import Target
 
 LIVE = assignment_pb2.SCOPE_LIVE
@@ -57,16 +58,11 @@ def mute(directory: Path) -> Iterator[None]:
 
 def ask(api: Api, name: str, wait_s: int = 2) -> assignment_pb2.Assignment:
     request = service_pb2.DetachRequest(assignment=name, wait=Duration(seconds=wait_s))
-    return api.stub.Detach(request, timeout=60).assignment
+    return api.stub.Detach(request, timeout=LONG_S).assignment
 
 
 def state(api: Api, name: str) -> assignment_pb2.AssignmentState.ValueType:
     return api.stub.GetAssignment(service_pb2.GetAssignmentRequest(name=name)).assignment.state
-
-
-def restart_libvirtd() -> None:
-    subprocess.run(["pkill", "-9", "-x", "libvirtd"], check=True)
-    subprocess.run(["libvirtd", "--daemon"], check=True)
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "libvirtd is killed"])
@@ -79,10 +75,10 @@ def test_a_guest_that_answers_late_is_waited_for_after_the_caller_has_gone(lab: 
         assert ask(api, assignment.name).state == DETACHING
         assert [api.driver(name) for name in names] == ["vfio-pci"] * 2
         if meanwhile != "nothing":
-            restart_libvirtd()
-    eventually(lambda: state(api, assignment.name), lambda now: now == DETACHED, 60)
+            restart_libvirtd(api)
+    eventually(lambda: state(api, assignment.name), lambda now: now == DETACHED)
     assert [api.driver(name) for name in names] == drivers
-    watch = api.stub.WatchHolders(service_pb2.WatchHoldersRequest(resume_token=position), timeout=30)
+    watch = api.stub.WatchHolders(service_pb2.WatchHoldersRequest(resume_token=position), timeout=LONG_S)
     gone = set[str]()
     for message in watch:
         gone |= {
@@ -108,7 +104,7 @@ def test_a_guest_that_never_answers_keeps_the_device_until_it_ends(lab: LabHost,
             virsh("destroy", "mute")
         else:
             subprocess.run(["pkill", "-9", "-f", "guest=mute,"], check=True)
-        eventually(lambda: state(api, assignment.name), lambda now: now == DETACHED, 60)
+        eventually(lambda: state(api, assignment.name), lambda now: now == DETACHED)
         assert api.driver(name) == driver
         assert api.holders(devices=[name]) == []
 
@@ -132,17 +128,11 @@ def test_nothing_is_given_back_before_the_whole_group_has_left(lab: LabHost) -> 
     get = service_pb2.GetAssignmentRequest(name=assignment.name)
     found = eventually(lambda: api.stub.GetAssignment(get).assignment, lambda now: bool(now.conditions))
     assert [one.code for one in found.conditions] == [device_pb2.CONDITION_CODE_GROUP_SPLIT]
-    restart_libvirtd()
+    restart_libvirtd(api)
     time.sleep(1)
     assert [api.driver(name) for name in names] == ["vfio-pci"] * 2
-    eventually(lambda: _connected(api), bool, 30)
     assert api.detach(assignment=assignment.name).state == DETACHED
     assert [api.driver(name) for name in names] == drivers
-
-
-def _connected(api: Api) -> bool:
-    host = api.stub.GetHost(service_pb2.GetHostRequest()).host
-    return host.checks[0].status == host_pb2.HOST_CHECK_STATUS_PASS
 
 
 def test_a_device_that_its_operator_gave_to_vfio_stays_there(lab: LabHost) -> None:
@@ -181,8 +171,8 @@ def test_a_device_that_is_pulled_out_of_the_host_is_not_lost_to_the_record(lab: 
         assignment = api.attach("alpha", name, scope=LIVE)
     finally:
         subprocess.run(["lab-qmp", "device_del", "id=nic_pulled"], check=True)
-    eventually(lambda: {one.name for one in api.devices(types=["pci"])}, lambda now: now == known, 60)
-    assert ask(api, assignment.name, 30).state == DETACHED
+    eventually(lambda: {one.name for one in api.devices(types=["pci"])}, lambda now: now == known)
+    assert ask(api, assignment.name, WAIT_S).state == DETACHED
     assert api.holders(devices=[name]) == []
     api.stub.ForgetAssignment(service_pb2.ForgetAssignmentRequest(name=assignment.name))
 
@@ -218,8 +208,8 @@ def test_a_detach_of_what_virsh_attached_survives_libvirtd(lab: LabHost) -> None
     eventually(lambda: api.holders(devices=[name]), bool)
     with paused("alpha"):
         request = service_pb2.DetachRequest(vm="alpha", device=name, wait=Duration(seconds=2))
-        taken = api.stub.Detach(request, timeout=60).assignment
+        taken = api.stub.Detach(request, timeout=LONG_S).assignment
         assert taken.state == DETACHING
-        restart_libvirtd()
-    eventually(lambda: state(api, taken.name), lambda now: now == DETACHED, 60)
+        restart_libvirtd(api)
+    eventually(lambda: state(api, taken.name), lambda now: now == DETACHED)
     assert api.driver(name) == driver

@@ -13,7 +13,7 @@ from hostdev.v1 import assignment_pb2, device_pb2, service_pb2
 
 LIVE = assignment_pb2.SCOPE_LIVE
 MISSING = device_pb2.CONDITION_CODE_DEVICE_MISSING
-LONG_S = 120.0
+LONG_S = 240.0
 PORTS = {"stick1": ("4", "STICK1"), "twin_a": ("2", "TWIN"), "twin_b": ("3", "TWIN")}
 """The ports and serials of deploy/lab/topology.toml."""
 FREE_PORT = "6"
@@ -36,7 +36,7 @@ def plug(role: str, port: str = "") -> None:
 
 def serials(vm: str) -> list[str]:
     """The serials of the USB devices that a guest sees."""
-    command = ["lab-guest", "--timeout", "60", vm, "lsusb"]
+    command = ["lab-guest", vm, "lsusb"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     lines = [line for line in shown.splitlines() if line.rstrip().endswith("]")]
     return sorted(line.rstrip().rpartition("[")[2][:-1] for line in lines)

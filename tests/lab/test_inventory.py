@@ -6,19 +6,22 @@ the host lacks does too. Labels are those of `labels.py`; `label*N` stands for N
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
-from api import Api, codes
+from api import Api, codes, eventually
 from hosts import LabHost
 from labels import labels_of
+from readiness import in_step
 
 from hostdev.v1 import device_pb2, group_pb2, service_pb2
 
 Reasons = tuple[tuple[str, str], ...]
 
+QUIET_S = 2.0
 ITSELF = "itself"
 A_BRIDGE: Reasons = (("BRIDGE", ITSELF),)
 NEVER: Reasons = (("TYPE_NOT_ASSIGNABLE", ITSELF),)
@@ -158,9 +161,18 @@ class Inventory:
 
 
 @pytest.fixture(scope="module")
-def inventory(lab: LabHost) -> Inventory:
-    devices = lab.api.devices()
-    return Inventory(lab.api, devices, labels_of(devices, lab.roles))
+def inventory(served: LabHost) -> Inventory:
+    in_step(served.api)
+    devices = eventually(lambda: _settled(served.api), lambda found: found is not None)
+    assert devices is not None
+    return Inventory(served.api, devices, labels_of(devices, served.roles))
+
+
+def _settled(api: Api) -> list[device_pb2.Device] | None:
+    """All devices, when nothing has changed for a while: after a boot udev may still be telling of some."""
+    found = api.devices()
+    time.sleep(QUIET_S)
+    return found if api.devices() == found else None
 
 
 def counted(text: str) -> Counter[str]:

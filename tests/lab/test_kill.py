@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-import grpc
 import pytest
-from api import Api, eventually
+from api import EVENTUALLY_S, eventually
 from google.protobuf.duration_pb2 import Duration
-from hosts import lab_roles
+from hosts import LabHost
 
 from hostdev.v1 import assignment_pb2, service_pb2
+from lab.own_service import serving
 
 IN_FLIGHT = {
     assignment_pb2.ASSIGNMENT_STATE_ATTACHING,
@@ -28,34 +25,6 @@ IN_FLIGHT = {
 # Killed when so many steps have begun. Attach: 2 configured, 2 unbound, 2 attached, the fifth point in QEMU.
 # Detach: 2 asked, 2 out of the configuration, 2 given back.
 POINTS = [("attach", 1), ("attach", 4), ("attach", 6), ("detach", 1), ("detach", 4)]
-
-
-@contextmanager
-def serving(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Api]]:
-    """A hostdevd of this test's own, beside the suite's: it has its own state and socket."""
-    address = f"unix:{directory}/kill.sock"
-    command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(directory / "state")]
-    log = Path(os.environ.get("LAB_OUTPUT", str(directory))) / "hostdevd-kill.log"
-    with (
-        log.open("a") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline().startswith("listening on"), log.read_text()
-            with grpc.insecure_channel(address) as channel:
-                api = Api(channel)
-                eventually(lambda: _answers(api), bool, 60)
-                yield process, api
-        finally:
-            process.kill()
-
-
-def _answers(api: Api) -> bool:
-    try:
-        return bool(api.devices())
-    except grpc.RpcError:
-        return False
 
 
 def begun(database: Path, assignment: str) -> int:
@@ -74,18 +43,17 @@ def _count(database: Path, query: str, *values: str) -> int:
 
 def kill_at(process: subprocess.Popen[str], database: Path, assignment: str, steps: int) -> None:
     """Kill when so many steps of the assignment have begun; the last one has a moment to be in libvirt's hands."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + EVENTUALLY_S
     while begun(database, assignment) < steps:
         assert time.monotonic() < end, f"step {steps} never began"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
 
 
 @pytest.mark.parametrize(("what", "point"), POINTS)
-def test_a_kill_in_the_middle_is_all_or_nothing(tmp_path: Path, what: str, point: int) -> None:
-    roles = lab_roles()
-    names = [roles["dual_0"], roles["dual_1"]]
+def test_a_kill_in_the_middle_is_all_or_nothing(lab: LabHost, tmp_path: Path, what: str, point: int) -> None:
+    names = [lab.roles["dual_0"], lab.roles["dual_1"]]
     database = tmp_path / "state" / "state.sqlite"
     with serving(tmp_path) as (process, api):
         drivers = {name: api.driver(name) for name in names}
@@ -100,9 +68,7 @@ def test_a_kill_in_the_middle_is_all_or_nothing(tmp_path: Path, what: str, point
             kill_at(process, database, assignment, before + point)
     with serving(tmp_path) as (_, api):
         get = service_pb2.GetAssignmentRequest(name=assignment)
-        now = eventually(
-            lambda: api.stub.GetAssignment(get).assignment, lambda found: found.state not in IN_FLIGHT, 120
-        )
+        now = eventually(lambda: api.stub.GetAssignment(get).assignment, lambda found: found.state not in IN_FLIGHT)
         held = {holder.device: (holder.live, holder.config) for holder in api.holders(devices=names)}
         if now.state == assignment_pb2.ASSIGNMENT_STATE_ATTACHED:
             assert held == dict.fromkeys(names, (True, True))

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from api import ATTACHED, DETACHED, Api, Refused
+from api import ATTACHED, DETACHED, EVENTUALLY_S, LONG_S, Api, Refused
 from hosts import LabHost
 
 from hostdev.v1 import assignment_pb2
@@ -26,14 +26,14 @@ def test_of_eight_clients_one_wins_the_group_and_the_others_learn_who(lab: LabHo
             # A connection each, as from eight machines.
             with grpc.insecure_channel(lab.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
                 api = Api(channel)
-                start.wait(60)
+                start.wait(EVENTUALLY_S)
                 try:
                     return api.attach(("alpha", "legacy")[index % 2], names[index % 2], scope=LIVE)
                 except grpc.RpcError as error:
                     return Refused(error)
 
         with ThreadPoolExecutor(CLIENTS) as clients:
-            results = list(clients.map(client, range(CLIENTS), timeout=120))
+            results = list(clients.map(client, range(CLIENTS), timeout=2 * LONG_S))
         won = [result for result in results if isinstance(result, assignment_pb2.Assignment)]
         lost = [result for result in results if isinstance(result, Refused)]
         assert [one.state for one in won] == [ATTACHED], (number, [str(one) for one in lost])

@@ -11,7 +11,7 @@ from hosts import LabHost, lab_roles
 
 from hostdev.v1 import error_pb2
 
-LONG_S = 60.0
+LONG_S = 180.0
 HOME = {"stick1": "4", "twin_a": "2", "twin_b": "3"}
 SERIALS = {"stick1": "STICK1", "twin_a": "TWIN", "twin_b": "TWIN"}
 
@@ -22,7 +22,7 @@ def plug(role: str, port: str) -> None:
 
 
 def unplug(role: str) -> None:
-    subprocess.run(["lab-qmp", "--wait", "60", "device_del", f"id={role}"], check=True)
+    subprocess.run(["lab-qmp", "device_del", f"id={role}"], check=True)
 
 
 class Sticks:

@@ -25,6 +25,7 @@ Use = Callable[[str, str], None]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
 SAVED = Path("/lab/guests")
+_GUEST_BOOTS = 3
 _QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
 security_driver = "none"
 user = "root"
@@ -74,7 +75,7 @@ def _run(steps: list[Step], times: dict[str, float]) -> str | None:
     return None
 
 
-def call(*command: str, timeout_s: float = 60) -> str:
+def call(*command: str, timeout_s: float = 300) -> str:
     """Run a program; its stdout. RuntimeError carries its stderr."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=timeout_s, stdin=subprocess.DEVNULL
@@ -85,7 +86,7 @@ def call(*command: str, timeout_s: float = 60) -> str:
 
 
 def _settle() -> None:
-    call("udevadm", "settle", "--timeout=60")
+    call("udevadm", "settle", "--timeout=240")
 
 
 def _load_modules(topology: Topology) -> None:
@@ -95,7 +96,7 @@ def _load_modules(topology: Topology) -> None:
         # A LUN's WWN is its own, as a real disk's is, and not made of the SCSI host's number.
         options = (f"max_luns={debug.max_luns}", f"dev_size_mb={debug.dev_size_mb}", "delay=0", "vpd_use_hostno=0")
         call("modprobe", "scsi_debug", *options)
-    call("udevadm", "settle", "--timeout=60")
+    call("udevadm", "settle", "--timeout=240")
 
 
 def _use_devices(topology: Topology) -> None:
@@ -111,7 +112,7 @@ def _use_devices(topology: Topology) -> None:
             _USES_OF_A_NIC[kind](_first(found, "net", device.role), argument)
         else:
             raise RuntimeError(f"{device.role}: unknown use {device.use!r}")
-    call("udevadm", "settle", "--timeout=60")
+    call("udevadm", "settle", "--timeout=240")
 
 
 def _mount(block: str, directory: str) -> None:
@@ -177,7 +178,7 @@ def _start_libvirt() -> None:
             subprocess.Popen(
                 ["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while True:
         try:
             call("virsh", "-c", "qemu:///system", "version")
@@ -208,7 +209,7 @@ def _start_guests(guests: tuple[Guest, ...], *, keeps_state: bool) -> None:
         if guest.running and saved_image(guest).exists():
             script.append(f"restore {saved_image(guest)} --running")
     if script:
-        call("virsh", "; ".join(script), timeout_s=180)
+        call("virsh", "; ".join(script), timeout_s=450)
 
 
 def _await_guests(guests: tuple[Guest, ...]) -> None:
@@ -221,25 +222,43 @@ def _await_guests(guests: tuple[Guest, ...]) -> None:
         if not guest.running:
             continue
         if guest.name not in running:
-            call("virsh", f"start {guest.name}" if guest.persistent else f"create {_xml_file(guest)}", timeout_s=60)
-        try:
-            _answers(guest)
-        except RuntimeError:
-            saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
-            raise
+            _boot(guest)
+        _await_answer(guest)
         if not saved_image(guest).exists():
             _keep(guest)
+
+
+def _boot(guest: Guest) -> None:
+    call("virsh", f"start {guest.name}" if guest.persistent else f"create {_xml_file(guest)}", timeout_s=300)
+
+
+def _await_answer(guest: Guest) -> None:
+    """A guest that hangs is booted again: the rest of the lab need not be."""
+    for attempt in range(_GUEST_BOOTS):
+        if attempt:
+            print(f"guest {guest.name} hangs: booting it again", flush=True)
+            saved_image(guest).unlink(missing_ok=True)  # if it came from there, not again
+            call("virsh", f"destroy {guest.name}")
+            _boot(guest)
+        try:
+            _answers(guest)
+        except RuntimeError as error:
+            failure = error
+        else:
+            return
+    saved_image(guest).unlink(missing_ok=True)
+    raise failure
 
 
 def _keep(guest: Guest) -> None:
     """Save a guest as it is after its boot, and go on from there."""
     image = saved_image(guest)
     fresh = image.with_suffix(".new")
-    call("virsh", f"save {guest.name} {fresh} --running", timeout_s=120)
+    call("virsh", f"save {guest.name} {fresh} --running", timeout_s=300)
     for old in SAVED.glob(f"{guest.name}-*.save"):
         old.unlink()
     fresh.rename(image)
-    call("virsh", f"restore {image} --running", timeout_s=120)
+    call("virsh", f"restore {image} --running", timeout_s=300)
     _answers(guest)
 
 
@@ -249,7 +268,7 @@ def _xml_file(guest: Guest) -> Path:
 
 def _answers(guest: Guest) -> None:
     command = f"{Path(__file__).parents[1]}/inside/bin/lab-guest"
-    call(command, "--timeout", "90", guest.name, "true", timeout_s=100)
+    call(command, "--timeout", "120", guest.name, "true", timeout_s=150)
 
 
 def saved_image(guest: Guest) -> Path:

@@ -21,6 +21,8 @@ REPOSITORY = PROGRAM.parents[1]
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
 TIMEOUT_STATUS = 124
+_LAST_WORDS_S = 2.0
+"""A machine that died takes its server along; until it is seen to be gone it looks like the server's end."""
 
 
 def run() -> int:
@@ -91,7 +93,8 @@ def up() -> int:
         except KeyboardInterrupt:
             print("lab: stopping", flush=True)
             return 0
-        raise LabError("the server ended" if ended else "the lab ended")
+        time.sleep(_LAST_WORDS_S)
+        raise LabError("the server ended" if machine.alive() else "the lab ended")
 
 
 def execute() -> int:

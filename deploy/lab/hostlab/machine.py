@@ -45,7 +45,8 @@ class Options:
     iommu: bool
     verbose: bool
     wait: bool
-    boot_timeout_s: float = 180.0
+    boot_timeout_s: float = 480.0
+    """Three guests boot one after the other when none was kept; a machine that died is seen at once."""
 
 
 class BootError(LabError):

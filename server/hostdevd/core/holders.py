@@ -10,7 +10,7 @@ from datetime import datetime
 from hostdevd.core.addresses import BlockPath, DeviceSource, NetworkName, UsbAddress, UsbProduct
 from hostdevd.core.assignments import AssignedDevice
 from hostdevd.core.graph import DeviceGraph
-from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole, HolderVia
+from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole, HolderVia, Vm
 
 BlockPaths = Callable[[str], tuple[str, ...]]
 
@@ -121,7 +121,7 @@ def holders_of(
             device=one.device,
             uid=labels.uid,
             group=labels.group,
-            vm=domain.vm,
+            vm=as_told(domain.vm),
             live=one.live is not None,
             config=one.config is not None,
             via=entry.via,
@@ -132,6 +132,11 @@ def holders_of(
             assignment=labels.assignment,
             since=known.since if known else now,
         )
+
+
+def as_told(vm: Vm) -> Vm:
+    """A VM as its holders show it: whether it has a saved image or is persistent changes nothing of who holds what."""
+    return replace(vm, persistent=True, managed_save=False)
 
 
 def _lun_or_self(graph: DeviceGraph, name: str) -> str:

@@ -20,7 +20,7 @@ from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, sources_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
-from hostdevd.core.holders import BlockPaths, Held, Labels, entry_of, held_by, holders_of, with_config
+from hostdevd.core.holders import BlockPaths, Held, Labels, as_told, entry_of, held_by, holders_of, with_config
 from hostdevd.core.identity import FactsOf, Identities, Identity
 from hostdevd.core.interest import Interest
 from hostdevd.core.model import (
@@ -457,7 +457,7 @@ class Store:
         after = {holder.key: holder for holder in fresh if holder.uid not in frozen}
         for key, holder in before.items():
             if holder.uid in frozen:
-                after[key] = replace(holder, vm=domain.vm) if domain is not None else holder
+                after[key] = replace(holder, vm=as_told(domain.vm)) if domain is not None else holder
         return after
 
     def _with_service(self, domain: Domain, uuid: str) -> tuple[Held, ...]:

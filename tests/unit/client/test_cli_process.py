@@ -45,7 +45,7 @@ def on_a_terminal(argv: list[str], environment: dict[str, str], typed: bytes = b
     shown = b""
     interrupted = False
     while True:
-        ready, _, _ = select.select([master], [], [], 5 if interrupted else 20)
+        ready, _, _ = select.select([master], [], [], 5 if interrupted else 60)
         if interrupted and not ready and process.poll() is None:
             process.send_signal(signal.SIGINT)  # the first came after the question and before the reading of the answer
             continue

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hostdevd.core.assignments import AssignmentState
+from unit.core.injected import FAULTS, Camera, Hook, Interference
 from unit.core.rig import FastClock, Shape, machine, until
-from unit.core.test_faults import FAULTS, Camera, Hook, Interference
 from unit.core.test_replug import LIVE, STICK, has_it, idle
 
 

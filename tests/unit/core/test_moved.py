@@ -12,8 +12,8 @@ from hostdevd.core.model import ConditionCode
 from hostdevd.core.ports import HostdevSpec, HypervisorError, Target
 from hostdevd.sim.moving import Moves
 from hostdevd.virt.xml.hostdev import build_hostdev
+from unit.core.injected import FAULTS, Camera, Hook, Interference
 from unit.core.rig import FastClock, Machine, Shape, machine, until
-from unit.core.test_faults import FAULTS, Camera, Hook, Interference
 from unit.core.test_replug import idle
 
 CONFIG = Scope.CONFIG

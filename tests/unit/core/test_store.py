@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hostdevd.core.addresses import BlockPath, PciAddress, UsbAddress, UsbProduct
@@ -96,6 +98,15 @@ def test_a_revision_is_for_a_change() -> None:
         found.put_domains(tuple(found.domains.values()))
         found.put_uses(HostUses())
         found.look_again([NIC.name])
+    assert found.revision == before
+
+
+def test_a_saved_image_is_no_change_of_who_holds_what() -> None:
+    saved = domain("off", None, (entry(AT),))
+    found = fill(NIC, domains=(saved,))
+    before = found.revision
+    with found.change(EVENT):
+        found.put_domains([replace(saved, vm=replace(saved.vm, managed_save=True))])
     assert found.revision == before
 
 
