@@ -13,8 +13,8 @@ from hosts import LabHost, managed_pci
 from libvirtd import restart_libvirtd
 
 from hostdev.client import HostdevClient
+from hostdev.progress import Patience
 from hostdev.v1 import holder_pb2, service_pb2
-from hostdev.watch import Patience, watch_holders
 from hostdevd.core.ports import Target
 from lab.own_service import address_in, serving
 
@@ -41,7 +41,7 @@ class Follower:
 
     def _apply(self) -> None:
         patience = Patience(bookmark_interval_s=10.0, interrupted=self._interrupted, pause=self._pause)
-        for message in watch_holders(self._client, patience=patience):
+        for message in self._client.watch_holders(patience=patience):
             if message.HasField("reset"):
                 self.held = {}
             for holder in message.snapshot.holders:
