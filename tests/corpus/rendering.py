@@ -11,7 +11,7 @@ from hostdevd.core.model import Eligibility, NodeDevice
 from hostdevd.core.views import DeviceView
 from hostdevd.virt.xml.nodedev import node_device
 
-_STORE: Any = SimpleNamespace(devices={}, on_commit=[])
+_STORE: Any = SimpleNamespace(devices={}, on_commit=[], revision=0)
 _RENDERER = Renderer(_STORE, lambda: "host")
 
 

@@ -57,7 +57,7 @@ class Surroundings:
     policy: Policy = NO_POLICY
     uids: Mapping[str, str] = field(default_factory=dict)
     drivers: Mapping[str, str | None] = field(default_factory=dict)
-    judged: dict[str, tuple[Reason, ...]] = field(default_factory=dict, compare=False)
+    judged: dict[str, tuple[Reason, ...]] = field(init=False, default_factory=dict, compare=False, repr=False)
     """What was found of a device already: a group's members ask it of each other."""
 
 
