@@ -78,7 +78,7 @@ class Watcher:
                 self.sources.add(change.source)
                 ((key, holder),) = by_key([change.holder]).items()
                 if change.kind == REMOVE:
-                    del self.holders[key]
+                    self.holders.pop(key, None)  # a resumed watch tells also what came and went
                 else:
                     self.holders[key] = holder
         self.token = message.resume_token or self.token

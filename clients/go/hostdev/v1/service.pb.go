@@ -31,7 +31,8 @@ const (
 	ChangeKind_CHANGE_KIND_UNSPECIFIED ChangeKind = 0
 	// It is new, or changed; the message has it in full.
 	ChangeKind_CHANGE_KIND_UPSERT ChangeKind = 1
-	// It is gone, or matches the filter no longer; the message has its last state.
+	// It is gone, or matches the filter no longer; the message has its last state. After a
+	// resume it may name what you never had, since that came and went: nothing to do then.
 	ChangeKind_CHANGE_KIND_REMOVE ChangeKind = 2
 )
 

@@ -37,7 +37,9 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     CHANGE_KIND_UPSERT: _ChangeKind.ValueType  # 1
     """It is new, or changed; the message has it in full."""
     CHANGE_KIND_REMOVE: _ChangeKind.ValueType  # 2
-    """It is gone, or matches the filter no longer; the message has its last state."""
+    """It is gone, or matches the filter no longer; the message has its last state. After a
+    resume it may name what you never had, since that came and went: nothing to do then.
+    """
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """What a change did."""
@@ -47,7 +49,9 @@ CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
 CHANGE_KIND_UPSERT: ChangeKind.ValueType  # 1
 """It is new, or changed; the message has it in full."""
 CHANGE_KIND_REMOVE: ChangeKind.ValueType  # 2
-"""It is gone, or matches the filter no longer; the message has its last state."""
+"""It is gone, or matches the filter no longer; the message has its last state. After a
+resume it may name what you never had, since that came and went: nothing to do then.
+"""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 class _ChangeSource:

@@ -1701,7 +1701,8 @@ export enum ChangeKind {
   UPSERT = 1,
 
   /**
-   * It is gone, or matches the filter no longer; the message has its last state.
+   * It is gone, or matches the filter no longer; the message has its last state. After a
+   * resume it may name what you never had, since that came and went: nothing to do then.
    *
    * @generated from enum value: CHANGE_KIND_REMOVE = 2;
    */
