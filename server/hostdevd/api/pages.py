@@ -24,6 +24,8 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 TOKEN_LIFE_S = 300.0
 MAX_LISTS = 4096
+MADE_PAGES = 64
+MADE_BYTES = 8 * 1024 * 1024
 _TRIES = 3
 _TOKEN = struct.Struct("!8sQQ16s")
 
@@ -76,6 +78,8 @@ class Pages:
         self._instance = secrets.token_bytes(8)
         self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
         """By revision and arguments; the first to expire comes first."""
+        self._made: OrderedDict[tuple[int, bytes, int, int], Page] = OrderedDict()
+        self._made_bytes = 0
 
     async def page(
         self,
@@ -102,10 +106,26 @@ class Pages:
                 )
         else:
             offset, revision = 0, current()
+            made = self._made.get((revision, arguments, 0, size))
+            if made is not None and not made.next_page_token:
+                return made
             known = self._lists.get((revision, arguments))
             if known is None:
                 revision, items = await _listed(current, select)
                 known = _List(items, 0.0)
+        key = (revision, arguments)
+        made = self._made.get((*key, offset, size))
+        if made is not None:
+            if made.next_page_token:
+                self._keep(key, known)
+            return made
+        made = await self._make(key, known, offset, size, encode)
+        self._remember((*key, offset, size), made)
+        return made
+
+    async def _make(
+        self, key: tuple[int, bytes], known: _List, offset: int, size: int, encode: Callable[[Any], bytes]
+    ) -> Page:
         parts: list[bytes] = []
         used, turn = 0, Turn()
         for item in known.items[offset : offset + size]:
@@ -118,9 +138,18 @@ class Pages:
                 await turn.next()
         end, body = offset + len(parts), b"".join(parts)
         if end >= len(known.items):
-            return Page(body, "", revision)
-        self._keep((revision, arguments), known)
-        return Page(body, self._token(revision, end, arguments), revision)
+            return Page(body, "", key[0])
+        self._keep(key, known)
+        return Page(body, self._token(key[0], end, key[1]), key[0])
+
+    def _remember(self, key: tuple[int, bytes, int, int], made: Page) -> None:
+        """Keep a page for the next who asks the same; the last megabytes of them."""
+        if len(made.body) > MADE_BYTES // 4:
+            return
+        self._made[key] = made
+        self._made_bytes += len(made.body)
+        while self._made_bytes > MADE_BYTES or len(self._made) > MADE_PAGES:
+            self._made_bytes -= len(self._made.popitem(last=False)[1].body)
 
     def _keep(self, key: tuple[int, bytes], known: _List) -> None:
         now = self._now()

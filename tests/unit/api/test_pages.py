@@ -82,3 +82,18 @@ async def test_a_token_is_for_its_arguments_and_its_service() -> None:
     with pytest.raises(HostdevError) as refusal:
         await other.page(1, token)
     assert refusal.value.reason == "REVISION_COMPACTED"
+
+
+async def test_the_same_page_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lister = Lister()
+    first = await lister.page(1, size=2)
+    assert await lister.page(1, size=2) is first
+    assert names(await lister.page(1, first.next_page_token, size=2)) == ["c"]
+    whole = await lister.page(2, size=0)
+    lister.names = ["other"]
+    assert (await lister.page(2, size=0)) is whole
+    assert names(await lister.page(3, size=0)) == ["other"]
+    monkeypatch.setattr("hostdevd.api.pages.MADE_PAGES", 2)
+    await lister.page(4, size=0)
+    assert len(lister.pages._made) == 2
+    assert lister.pages._made_bytes == sum(len(page.body) for page in lister.pages._made.values())

@@ -1,0 +1,259 @@
+"""hostdevd's speed beside what it is measured by: python tests/bench/run.py [--json FILE] [--devices N ...].
+
+Starts a private libvirtd that serves hosts of several sizes by its real protocol, hostdevd on each, and the baselines
+on the same; prints a table of ratios with the bar beside each (docs/benchmarks.md says what the rows are). The watches
+have a program of their own, watchers.py. Nothing else may run meanwhile: two cores are few for what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / part) for part in ("tests", "server", "clients/python")]  # run as a program
+
+from bench.baselines import bare_list, bare_server, scan, virtinst, walk  # noqa: E402
+from bench.nodefile import endpoint, pci_address, pci_name  # noqa: E402
+from bench.served import Service, host_file, hostdevd, libvirtd, workplace  # noqa: E402
+from hostdev.v1 import service_pb2, service_pb2_grpc  # noqa: E402
+
+SIZES = (200, 1000, 5000)
+DOMAINS = 200
+RUNS = 15
+WALKS = 5
+PAGE = 1000
+WAIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: `value` against `bar`; `better` is `<=` or `>=`, empty where there is no bar."""
+
+    number: str
+    what: str
+    value: float | str
+    bar: float | None = None
+    better: str = "<="
+
+    @property
+    def verdict(self) -> str:
+        """Whether the bar is met."""
+        if self.bar is None or isinstance(self.value, str):
+            return ""
+        met = self.value <= self.bar if self.better == "<=" else self.value >= self.bar
+        return "met" if met else "MISSED"
+
+
+@dataclass(slots=True)
+class Caller:
+    """A client of hostdevd. It parses each page, as any client does; so does the one of the bare server."""
+
+    channel: grpc.Channel
+    stub: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stub = service_pb2_grpc.HostDeviceServiceStub(self.channel)
+
+    def pages(self) -> list[bytes]:
+        """All pages of ListDevices."""
+        call: Any = self.channel.unary_unary(
+            "/hostdev.v1.HostDeviceService/ListDevices",
+            request_serializer=service_pb2.ListDevicesRequest.SerializeToString,
+        )
+        found, token = [], ""
+        while True:
+            page = call(service_pb2.ListDevicesRequest(page_size=PAGE, page_token=token))
+            found.append(page)
+            token = service_pb2.ListDevicesResponse.FromString(page).next_page_token
+            if not token:
+                return found
+
+
+def seconds(work: Callable[[], object], runs: int = RUNS) -> list[float]:
+    """How long each of so many runs took."""
+    took = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def paired(one: Callable[[], object], other: Callable[[], object], runs: int = RUNS) -> tuple[float, float, float]:
+    """Medians of both, run in turn, and the median of their ratios pair by pair."""
+    pairs = [(seconds(one, 1)[0], seconds(other, 1)[0]) for _ in range(runs)]
+    return (
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        statistics.median(a / b for a, b in pairs),
+    )
+
+
+def first_answer(service: Service) -> float:
+    """Seconds from libvirt's connect, by the service's own log, until a client has had all pages."""
+    with grpc.insecure_channel(service.address) as channel:
+        caller, until = Caller(channel), time.monotonic() + WAIT_S
+        while True:
+            try:
+                caller.pages()
+            except grpc.RpcError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.002)
+            else:
+                return time.time() - connected_at(service)
+
+
+def connected_at(service: Service) -> float:
+    """When the service connected to libvirt, in seconds since the epoch."""
+    from datetime import datetime  # noqa: PLC0415  only here
+
+    for line in service.log.read_text().splitlines():
+        told = json.loads(line)
+        if told["event"] == "libvirt_connected":
+            return datetime.fromisoformat(told["timestamp"]).timestamp()
+    raise RuntimeError("not connected")
+
+
+@contextmanager
+def busy(work: Callable[[], object]) -> Iterator[None]:
+    """Something that goes on all the time beside the block."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.is_set():
+            work()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def p99(values: list[float]) -> float:
+    """The 99th percentile."""
+    return sorted(values)[len(values) * 99 // 100]
+
+
+def longest_turn_ms(service: Service, file: Path) -> tuple[float, str]:
+    """The longest turn of the service's loop since the last time: milliseconds of processor time, and what it was."""
+    file.unlink(missing_ok=True)
+    os.kill(service.pid, signal.SIGUSR1)
+    until = time.monotonic() + 10
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    told = json.loads(file.read_text())
+    return (told[0]["ms"], told[0]["what"]) if told else (0.0, "")
+
+
+def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iterator[Row]:
+    """All rows for a host of one size."""
+    turns = place / f"turns-{devices}.json"
+    os.environ["HOSTDEVD_BENCH_TURNS"] = str(turns)
+    n = f"{devices} devices"
+    walks = [walk(uri)[0] for _ in range(WALKS)]
+    starts = []
+    for number in range(3):
+        with hostdevd(place, "--connect", uri, name=f"s{devices}-{number}") as service:
+            starts.append(first_answer(service))
+    with hostdevd(place, "--connect", uri, name=f"s{devices}") as service:
+        first_answer(service)
+        with grpc.insecure_channel(service.address) as channel:
+            caller = Caller(channel)
+            pages = caller.pages()
+            memory[devices] = service.memory_kib()
+            bare_address = f"unix:{place}/b{devices}"
+            with bare_server(bare_address, pages), grpc.insecure_channel(bare_address) as bare:
+                bare_pages = bare_list(bare, len(pages))
+                ours, _, ceiling = paired(caller.pages, bare_pages)
+            walked = statistics.median(walks)
+            yield Row("S1", f"{n}: full walk by libvirt / ListDevices, all pages", walked / ours, 50, ">=")
+            yield Row("S2", f"{n}: ListDevices / a bare server with the same bytes", ceiling, 1.3)
+            before = service.libvirt_calls()
+            device = pci_name(endpoint(0))
+            for _ in range(20):
+                caller.pages()
+                caller.stub.ListEligible(service_pb2.ListEligibleRequest(page_size=PAGE))
+                caller.stub.ListHolders(service_pb2.ListHoldersRequest())
+            after = service.libvirt_calls()
+            grown = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
+            # The reconcile of every five seconds calls too, and never reads a device by XML.
+            yield Row("S3", f"{n}: node device XML read during 60 lists", grown.get("virNodeDevice.XMLDesc", 0), 0)
+            yield Row("S4", f"{n}: connect to first full answer / one full walk", min(starts) / min(walks), 1.2)
+            held = service_pb2.ListHoldersRequest(devices=[device])
+            holders = statistics.median(seconds(lambda: caller.stub.ListHolders(held)))
+            scans = [scan(uri, pci_address(endpoint(0)))[0] for _ in range(WALKS)]
+            scanned = statistics.median(scans)
+            yield Row(
+                "S6", f"{n}, {DOMAINS} domains: scan of all XML / ListHolders of one", scanned / holders, 100, ">="
+            )
+            get = service_pb2.GetDeviceRequest(device=device)
+            alone = seconds(lambda: caller.stub.GetDevice(get), 400)
+            longest_turn_ms(service, turns)
+            with grpc.insecure_channel(service.address, (("grpc.use_local_subchannel_pool", 1),)) as second:
+                other = Caller(second)
+                with busy(other.pages):
+                    beside = seconds(lambda: caller.stub.GetDevice(get), 400)
+            turn, name = longest_turn_ms(service, turns)
+            yield Row(
+                "S12", f"{n}: GetDevice p99 beside a client that lists in a loop / alone", p99(beside) / p99(alone), 4
+            )
+            yield Row("S12", f"{n}: longest turn of the loop meanwhile, ms ({name[:40]})", turn, 5)
+    peer = virtinst(uri, 3)
+    told = statistics.median(peer) / ours if peer else "package virtinst is not installed"
+    yield Row("peer", f"{n}: virt-manager's fetch_all_nodedevs / ListDevices", told)
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--devices", type=int, nargs="+", default=list(SIZES))
+    given = parser.parse_args()
+    rows: list[Row] = []
+    memory: dict[int, int] = {}
+    with workplace() as place, libvirtd(place) as daemon:
+        for devices in given.devices:
+            uri = daemon.uri(str(host_file(place, devices, DOMAINS)))
+            for row in of_size(place, uri, devices, memory):
+                rows.append(row)
+                _print(row)
+    sizes = sorted(memory)
+    for low, high in pairwise(sizes):
+        grown = (memory[high] - memory[low]) / (high - low)
+        row = Row("S9", f"KiB of memory a device, from {low} to {high}", grown, 6)
+        rows.append(row)
+        _print(row)
+    if given.json:
+        machine = {"machine": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()}
+        told = [{"row": r.number, "what": r.what, "value": r.value, "bar": r.bar, "verdict": r.verdict} for r in rows]
+        given.json.write_text(json.dumps({**machine, "rows": told}, indent=2) + "\n", encoding="utf-8")
+
+
+def _print(row: Row) -> None:
+    value = f"{row.value:.2f}" if isinstance(row.value, float) else str(row.value)
+    bar = f"{row.better} {row.bar:g}" if row.bar is not None else ""
+    print(f"{row.number:5} {row.what:88} {value:>10} {bar:>8} {row.verdict}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
