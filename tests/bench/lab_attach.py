@@ -1,0 +1,109 @@
+"""S10, in the lab: attach and detach of a card by hostdevd, beside the same libvirt calls made directly.
+
+deploy/lab/run -- .venv/bin/python tests/bench/lab_attach.py [--pairs N] prints medians of N alternated pairs as JSON. The
+second for which hostdevd looks whether the guest throws the card out again is subtracted: the others do not look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT / part) for part in ("tests", "tests/contract", "server", "clients/python")
+]  # run as a program
+
+import libvirt  # noqa: E402
+from api import Api, eventually  # noqa: E402
+from hosts import lab_roles, managed_pci  # noqa: E402
+
+from hostdev.v1 import assignment_pb2  # noqa: E402
+from hostdevd.core.steps import Delays  # noqa: E402
+from hostdevd.virt.xml.hostdev import build_hostdev  # noqa: E402
+from lab.own_service import serving  # noqa: E402
+
+VM = "alpha"
+ALIAS = "ua-bench"
+LEAVE_S = 120.0
+
+
+class Direct:
+    """What anybody would write with libvirt: take from the host, attach, ask to detach, wait, give back."""
+
+    def __init__(self, name: str, xml: str) -> None:
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=self._events, daemon=True).start()
+        self._name, self._xml = name, xml
+        self._connection = libvirt.open("qemu:///system")
+        self._left = threading.Event()
+        event = libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED
+        self._connection.domainEventRegisterAny(None, event, self._removed, None)
+
+    @staticmethod
+    def _events() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    def _removed(self, _connection: object, _domain: object, alias: str, _opaque: object) -> None:
+        if alias == ALIAS:
+            self._left.set()
+
+    def __call__(self) -> None:
+        """Attach and detach once."""
+        device = self._connection.nodeDeviceLookupByName(self._name)
+        domain = self._connection.lookupByName(VM)
+        self._left.clear()
+        device.detachFlags(None, 0)
+        domain.attachDeviceFlags(self._xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        if ALIAS not in domain.XMLDesc(0):
+            raise RuntimeError("it is not there")
+        domain.detachDeviceAlias(ALIAS, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        if not self._left.wait(LEAVE_S):
+            raise RuntimeError("the guest does not let go")
+        device.reAttach()
+
+
+def ours(api: Api, name: str) -> None:
+    """Attach and detach once by hostdevd."""
+    assignment = api.attach(VM, name, scope=assignment_pb2.SCOPE_LIVE)
+    api.detach(assignment=assignment.name)
+
+
+def main() -> None:
+    """Measure pairs in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20)
+    pairs = parser.parse_args().pairs
+    name = lab_roles()["nic_single"]
+    with tempfile.TemporaryDirectory() as directory, serving(Path(directory)) as (_, api):
+        eventually(lambda: api.device(name).eligibility.available, bool)
+        direct = Direct(name, build_hostdev(managed_pci(api, name, ALIAS)))
+        took: list[tuple[float, float]] = []
+        for _ in range(pairs):
+            began = time.monotonic()
+            ours(api, name)
+            between = time.monotonic()
+            eventually(lambda: api.device(name).eligibility.available, bool)
+            again = time.monotonic()
+            direct()
+            took.append((between - began - Delays().settle_s, time.monotonic() - again))
+            eventually(lambda: api.device(name).eligibility.available, bool)
+    found = {
+        "row": "S10",
+        "pairs": pairs,
+        "hostdevd_s": statistics.median(a for a, _ in took),
+        "direct_s": statistics.median(b for _, b in took),
+        "ratio (<= 1.25)": statistics.median(a / b for a, b in took),
+    }
+    print(json.dumps(found, indent=2))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
