@@ -1,6 +1,6 @@
 """S10, in the lab: attach and detach of a card by hostdevd, beside the same libvirt calls made directly.
 
-deploy/lab/run -- .venv/bin/python tests/bench/lab_attach.py [--pairs N] prints medians of N alternated pairs as JSON. The
+deploy/lab/run -- .venv/bin/python tests/bench/lab_attach.py [--pairs N] prints the medians of N pairs as JSON. The
 second for which hostdevd looks whether the guest throws the card out again is subtracted: the others do not look.
 """
 
