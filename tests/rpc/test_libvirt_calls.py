@@ -14,6 +14,8 @@ import pytest
 
 import hostdevd
 from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
+from hostdevd.virt.threads import Overdue, Threads
+from rpc.conftest import Connect
 
 libvirt = pytest.importorskip("libvirt")
 calls = pytest.importorskip("hostdevd.virt.calls")
@@ -114,6 +116,51 @@ def test_a_connection_is_not_closed_under_a_call() -> None:
     assert closed == [True]
     link.close()
     assert closed == [True]
+
+
+async def test_a_job_that_was_given_up_begins_no_further_call() -> None:
+    """Its caller has taken it for failed and rolled back: an attach that came later would lose the device."""
+    handle: Any = SimpleNamespace(close=lambda: None, isAlive=lambda: 1)
+    link, threads = calls.Link(handle, calls.CallCounter()), Threads("t", 1)
+    begun, go = threading.Event(), threading.Event()
+    attached: list[str] = []
+
+    def look_up() -> None:
+        begun.set()
+        assert go.wait(30)
+
+    def job() -> None:
+        link.call(look_up)
+        link.call(attached.append, "late")
+
+    with pytest.raises(Overdue):
+        await threads.run(job, 0.05)
+    assert begun.is_set()
+    go.set()
+    assert await threads.close(30)
+    assert attached == []
+
+
+async def test_a_change_that_hangs_takes_one_connection_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    monkeypatch.setattr("hostdevd.virt.connection.MUTATION_TIMEOUT_S", 0.2)
+    go = threading.Event()
+    used: list[Any] = []
+
+    async with connect("test:///default") as (port, _):
+        connection = port._connection
+
+        def hang(link: Any) -> None:
+            used.append(link)
+            link.call(go.wait, 30)
+
+        with pytest.raises(HypervisorGone):
+            await connection.mutate(hang)
+        for _ in range(5):
+            await connection.mutate(used.append)
+        assert used[0] not in used[1:]
+        go.set()
 
 
 def test_calls_are_counted_by_name_also_when_they_fail() -> None:

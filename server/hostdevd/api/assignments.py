@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc.aio
@@ -108,16 +109,13 @@ class AssignmentRpcs:
                 return False
             return not states or assignment.state in states
 
-        def select() -> list[Assignment]:
+        def select() -> Iterator[bytes]:
             found = [assignment for assignment in ctx.store.assignments.values() if matches(assignment)]
-            return sorted(found, key=lambda assignment: (assignment.create_time, assignment.name), reverse=True)
+            found.sort(key=lambda assignment: (assignment.create_time, assignment.name), reverse=True)
+            # Made here, since drivers and addresses are those of the list's revision.
+            return (entry(ctx.renderer.assignment(assignment).SerializeToString()) for assignment in found)
 
-        page = await ctx.pages.page(
-            request,
-            lambda: ctx.store.revision,
-            select,
-            lambda assignment: entry(ctx.renderer.assignment(assignment).SerializeToString()),
-        )
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, lambda made: made)
         return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, page.revision))
 
     async def GetAssignment(  # noqa: N802

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -39,7 +39,7 @@ class HolderRpcs:
         matches = _filter(request)
 
         def select() -> list[Holder]:
-            among = _named(ctx.store, request.devices) if request.devices else ctx.store.holders.values()
+            among = _of_devices(ctx.store, request.devices)
             return sorted(filter(matches, among), key=lambda holder: (holder.vm.name, holder.device))
 
         page = await ctx.pages.page(
@@ -80,10 +80,12 @@ class HolderRpcs:
         )
 
 
-def _named(store: Store, devices: Iterable[str]) -> Iterator[Holder]:
-    """The holders of these devices, by name or uid."""
-    names = {store.identities.name(device) or device for device in devices}
-    return (holder for name in names for holder in store.holders_of(name))
+def _of_devices(store: Store, devices: Sequence[str]) -> Iterable[Holder]:
+    """The holders that may be of these devices: few where all of them are here by their libvirt names."""
+    if devices and all(device in store.devices for device in devices):
+        return (holder for device in dict.fromkeys(devices) for holder in store.holders_of(device))
+    # A uid may be of a device that has another name now, or none: what an operation holds on to is still shown.
+    return store.holders.values()
 
 
 def _filter(request: Any) -> Callable[[Holder], bool]:

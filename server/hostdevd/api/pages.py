@@ -24,6 +24,8 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 TOKEN_LIFE_S = 300.0
 MAX_LISTS = 4096
+MAX_ITEMS = 1_000_000
+"""Of all lists together: an item of ListEligible with what goes with it has about 64 bytes of its own."""
 MADE_PAGES = 64
 MADE_BYTES = 8 * 1024 * 1024
 _TRIES = 3
@@ -80,6 +82,7 @@ class Pages:
         """By revision and arguments; the first to expire comes first."""
         self._made: OrderedDict[tuple[int, bytes, int, int], Page] = OrderedDict()
         self._made_bytes = 0
+        self._items = 0
 
     async def page(
         self,
@@ -154,10 +157,15 @@ class Pages:
     def _keep(self, key: tuple[int, bytes], known: _List) -> None:
         now = self._now()
         known.expires = now + TOKEN_LIFE_S
+        if key not in self._lists:
+            self._items += len(known.items)
         self._lists[key] = known
         self._lists.move_to_end(key)
-        while len(self._lists) > MAX_LISTS or next(iter(self._lists.values())).expires < now:
-            self._lists.popitem(last=False)
+        while self._is_too_much() or next(iter(self._lists.values())).expires < now:
+            self._items -= len(self._lists.popitem(last=False)[1].items)
+
+    def _is_too_much(self) -> bool:
+        return len(self._lists) > 1 and (len(self._lists) > MAX_LISTS or self._items > MAX_ITEMS)
 
     def _token(self, revision: int, offset: int, arguments: bytes) -> str:
         return base64.urlsafe_b64encode(_TOKEN.pack(self._instance, revision, offset, arguments)).decode().rstrip("=")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
@@ -16,11 +17,14 @@ from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.graph import iommu_group_of
 from hostdevd.core.groups import Affected, affected
+from hostdevd.core.history import Change
 from hostdevd.core.model import Check, Eligibility, Holder, HypervisorInfo, Vm
 from hostdevd.core.plan import Plan
 from hostdevd.core.store import Store
 from hostdevd.core.turns import Turn
 from hostdevd.core.views import DeviceView, GroupView
+
+log = structlog.get_logger()
 
 
 def timestamp(time: datetime) -> Timestamp:
@@ -70,23 +74,31 @@ class Renderer:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            turn = Turn()
-            shown, self._shown = self._shown, self._store.revision
-            if shown < self._store.device_history.oldest:
-                names = list(self._store.devices)
-            else:
-                batches = self._store.device_history.since(shown)
-                names = [change.key for batch in batches for change in batch.changes]
-            for name in names:
-                view = self._store.devices.get(name)
-                if view is not None:
-                    self.device_entry(view)
-                if turn.is_over():
-                    await turn.next()
+            try:
+                await self._render_changes()
+            except Exception:  # whoever asks for that device is told; the others are rendered all the same
+                log.exception("what changed could not be rendered ahead")
 
-    def _on_commit(self, _: int) -> None:
-        # Of another revision: a device far away may have come or gone below this one.
-        self._affected.clear()
+    async def _render_changes(self) -> None:
+        turn = Turn()
+        shown, self._shown = self._shown, self._store.revision
+        if shown < self._store.device_history.oldest:
+            names = list(self._store.devices)
+        else:
+            batches = self._store.device_history.since(shown)
+            names = [change.key for batch in batches for change in batch.changes]
+        for name in names:
+            view = self._store.devices.get(name)
+            if view is not None:
+                self.device_entry(view)
+            if turn.is_over():
+                await turn.next()
+
+    def _on_commit(self, revision: int) -> None:
+        latest = self._store.device_history.since(revision - 1)
+        if any(_has_moved(change) for batch in latest for change in batch.changes):
+            # A device far away may have come or gone below any other.
+            self._affected.clear()
         self._changed.set()
         # No more are kept than there are devices.
         if len(self._devices) > len(self._store.devices):
@@ -208,7 +220,7 @@ class Renderer:
         """One assignment, with the drivers and guest addresses of now."""
         guest = {
             holder.uid: holder.guest_address
-            for holder in self._store.holders.values()
+            for holder in self._store.holders_in(assignment.vm.uuid)
             if holder.assignment == assignment.name
         }
         return assignment_pb2.Assignment(
@@ -251,6 +263,12 @@ class Renderer:
     def _driver(self, uid: str) -> str | None:
         view = self._store.device(uid)
         return view.driver if view is not None else None
+
+
+def _has_moved(change: Change[DeviceView]) -> bool:
+    """Whether a device came, went, or is described anew: what others say of it may be another thing then."""
+    before, after = change.before, change.after
+    return before is None or after is None or before.node is not after.node or before.uid != after.uid
 
 
 def vm_ref(vm: Vm) -> holder_pb2.VmRef:

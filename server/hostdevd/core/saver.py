@@ -62,6 +62,10 @@ class Saver:
                 log.warning("identities and holders could not be saved; trying again", error=error.message)
                 await asyncio.sleep(RETRY_S)
                 self._due.set()
+            except Exception:  # whatever it was, what comes later is worth writing too
+                log.exception("identities and holders could not be saved; trying again")
+                await asyncio.sleep(RETRY_S)
+                self._due.set()
             else:
                 await asyncio.sleep(PAUSE_S)
 

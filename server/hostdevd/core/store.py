@@ -176,6 +176,10 @@ class Store:
         """The holders of a device by its libvirt name (or what the domain's XML names)."""
         return tuple(self._holders_of_device.get(device, {}).values())
 
+    def holders_in(self, vm: str) -> tuple[Holder, ...]:
+        """What a VM (by UUID) holds."""
+        return tuple(self._holders_of_vm.get(vm, {}).values())
+
     def group_of(self, device: NodeDevice) -> GroupView | None:
         """The IOMMU group of a device."""
         number = iommu_group_of(device)
@@ -366,7 +370,9 @@ class Store:
     def _commit_or_keep(self, source: ChangeSource) -> None:
         """Commit; after a fault in the middle the next commit derives all of this again."""
         if self._touched_disks:
-            self._dirty_domains |= self._interest.on_disks(self.graph, self._touched_disks)
+            # A disk is held as the LUN or function that carries it.
+            carriers = {other for name in self._touched_disks for other in self.graph.related(name)}
+            self._dirty_domains |= self._interest.on_disks(self.graph, carriers)
             self._touched_disks = set()
         before = set(self._dirty_devices), set(self._dirty_domains), set(self._dirty_groups)
         stale, changed = self._uses_stale, self._assignments_changed

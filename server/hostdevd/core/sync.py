@@ -74,6 +74,7 @@ class Sync:
         self._uses_ticket = 0
         self._networks_ticket = 0
         self._networks_fault = ""
+        self._unheard = False
         self._announced = Announcements()
         self._names: set[str] = set()
         self._uuids: set[str] = set()
@@ -262,8 +263,11 @@ class Sync:
             log.warning(
                 "libvirt did not tell of node devices; asking for their events again", missed=sorted(missed)[:8]
             )
+            self._unheard = True
+        if self._unheard:
             await self._hypervisor.listen_again()
-            await self.read_all()  # what else changed unheard
+            await self.read_all()  # what else changed unheard; again the next time when it fails
+            self._unheard = False
         names = await self._hypervisor.node_device_names()
         known = self._store.graph.nodes
         unknown = names ^ known.keys()

@@ -15,6 +15,7 @@ import libvirt
 
 from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
 from hostdevd.virt.handles import ConnectionHandle
+from hostdevd.virt.threads import is_given_up
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +40,9 @@ _BROKEN_PIPE = frozenset({errno.EIO, errno.EPIPE, errno.ECONNRESET})
 _NO_SOCKET = (libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, errno.ENOENT)
 _BUSY_TEXT = "state change lock"
 """Both codes have other meanings; only this one promises that nothing was done."""
+
+
+_TURN_LIMIT_S = 10.0
 
 
 class NoDaemon(HypervisorError):
@@ -106,11 +110,17 @@ class Link:
         return cls(cast("ConnectionHandle", handle), counter)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method of the connection or of an object from it; `HypervisorError` when it fails."""
-        self._counter.add(function.__qualname__)
+        """Call a method of the connection or of an object from it; `HypervisorError` when it fails.
+
+        `HypervisorGone`, and nothing is called, when nobody waits for the job any more: its caller has taken it
+        for failed, and must not be proven wrong later.
+        """
         self._enter()
         try:
             with self._turn:
+                if is_given_up():
+                    raise HypervisorGone("nobody waits for it any more")
+                self._counter.add(function.__qualname__)
                 return function(*args, **kwargs)
         except libvirt.libvirtError as error:
             failure = _translated(error, alive=self.alive())
@@ -121,11 +131,15 @@ class Link:
             self._leave()
 
     def exclusively(self, work: Callable[[], T]) -> T:
-        """Do what makes calls of its own while nobody else calls."""
+        """Do what makes calls of its own while nobody else calls; `HypervisorGone` when that does not end in time."""
         self._enter()
         try:
-            with self._turn:
+            if not self._turn.acquire(timeout=_TURN_LIMIT_S):
+                raise HypervisorGone("a call on its connection does not return")
+            try:
                 return work()
+            finally:
+                self._turn.release()
         finally:
             self._leave()
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, repeat
+from queue import SimpleQueue
 from typing import TypeVar
 
 import structlog
@@ -27,7 +29,7 @@ T = TypeVar("T")
 READ_LINKS = 3
 READ_THREADS = 8
 MUTATION_THREADS = 3
-"""And as many connections: by turns, so that they seldom wait for each other."""
+"""And as many connections, one for each."""
 
 READ_TIMEOUT_S = 30.0
 MUTATION_TIMEOUT_S = 120.0
@@ -57,6 +59,8 @@ class _Session:
     listen: Callable[[], list[Undo]] = list
     """Register for node devices' events."""
     turns: Iterator[int] = field(default_factory=count)
+    idle: SimpleQueue[Link] = field(default_factory=SimpleQueue)
+    """The connections for changes that nobody uses now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +147,25 @@ class Connection:
         """All connections for reads: for work that can be divided."""
         return self._require().links[:READ_LINKS]
 
-    @property
-    def writer(self) -> Link:
-        """A connection for mutations; `HypervisorGone` while there is none."""
-        session = self._require()
-        return session.links[READ_LINKS + next(session.turns) % MUTATION_THREADS]
-
     async def read(self, job: Callable[[], T]) -> T:
         """Run a job that reads; `HypervisorGone` when it takes too long."""
         return await self._run("reads", job, READ_TIMEOUT_S)
 
-    async def mutate(self, job: Callable[[], T]) -> T:
-        """Run a job that changes something; no more than three at a time, whatever becomes of the callers."""
-        return await self._run("mutations", job, MUTATION_TIMEOUT_S)
+    async def mutate(self, job: Callable[[Link], T]) -> T:
+        """Run a job that changes something; no more than three at a time, whatever becomes of the callers.
+
+        Each has a connection to itself: a job that waits has not begun, and when it is given up it never will.
+        """
+        session = self._require()
+
+        def work() -> T:
+            link = session.idle.get_nowait()  # as many as there are threads
+            try:
+                return job(link)
+            finally:
+                session.idle.put(link)
+
+        return await self._run("mutations", work, MUTATION_TIMEOUT_S)
 
     async def listen_again(self) -> None:
         """Register for node devices' events anew; what cannot is given up, for a new connection."""
@@ -245,6 +255,8 @@ class Connection:
                 link = Link.open(self._uri, self._counter)
                 session.links.append(link)
                 self._watch(link, session)
+            for link in session.links[READ_LINKS:]:
+                session.idle.put(link)
             emit = partial(self._from_thread, session, sink)
             session.links[0].at_close += register(session.links[0], emit)
             session.listen = partial(register_node_devices, session.links[0], emit)
@@ -279,6 +291,8 @@ class Connection:
             await workers.control.run(partial(_close, session), CLOSE_TIMEOUT_S)
         except Overdue:
             _log.warning("libvirt_close_stuck", uri=self._uri)
+            # Behind something that does not end, it would be dropped, and six connections left open.
+            threading.Thread(target=_close, args=(session,), name="libvirt-close", daemon=True).start()
 
 
 _CLOSE_REASONS: Mapping[int, str] = {

@@ -146,42 +146,35 @@ class LibvirtPort:
         return [network for network in found if network is not None]
 
     async def _read_each(self, handles: Sequence[H], read: Callable[[H], T]) -> list[T]:
-        chunks = [handles[start : start + _CHUNK] for start in range(0, len(handles), _CHUNK)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._connection.read(partial(_read_present, chunk, read))) for chunk in chunks
-                ]
-        except ExceptionGroup as failures:
-            # The first failure ended the others; a list with gaps would be a lie.
-            raise failures.exceptions[0] from None
-        return [result for task in tasks for result in task.result()]
+        """In portions, one after the other: all are of one connection, which serves one call at a time."""
+        found: list[T] = []
+        for start in range(0, len(handles), _CHUNK):
+            found += await self._connection.read(partial(_read_present, handles[start : start + _CHUNK], read))
+        return found
 
     # --- changing ----------------------------------------------------------------------------------
 
     async def nodedev_detach(self, name: str) -> None:
         """Take a PCI function from its driver and bind it to vfio-pci."""
-        link = self._connection.writer
 
-        def detach() -> None:
+        def detach(link: Link) -> None:
             link.call(link.call(link.handle.nodeDeviceLookupByName, name).detachFlags, None, 0)
 
         await self._connection.mutate(detach)
 
     async def nodedev_reattach(self, name: str) -> None:
         """Give a PCI function back to the host: the kernel probes a driver."""
-        link = self._connection.writer
 
-        def reattach() -> None:
+        def reattach(link: Link) -> None:
             link.call(link.call(link.handle.nodeDeviceLookupByName, name).reAttach)
 
         await self._connection.mutate(reattach)
 
     async def attach(self, uuid: str, spec: HostdevSpec, target: Target) -> None:
         """Add a hostdev to one definition of a domain; returns when libvirt has done it."""
-        link, xml, flags = self._connection.writer, build_hostdev(spec), _FLAGS[target]
+        xml, flags = build_hostdev(spec), _FLAGS[target]
 
-        def attach() -> None:
+        def attach(link: Link) -> None:
             link.call(link.call(link.handle.lookupByUUIDString, uuid).attachDeviceFlags, xml, flags)
 
         await self._connection.mutate(attach)
@@ -191,9 +184,9 @@ class LibvirtPort:
 
         CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
         """
-        link, flags = self._connection.writer, _FLAGS[target]
+        flags = _FLAGS[target]
 
-        def detach() -> None:
+        def detach(link: Link) -> None:
             domain = link.call(link.handle.lookupByUUIDString, uuid)
             if entry.alias is not None:
                 link.call(domain.detachDeviceAlias, entry.alias, flags)

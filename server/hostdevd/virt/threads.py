@@ -21,9 +21,24 @@ class Overdue(Exception):
     """The job was not done in time; it still runs, or was taken from the queue before it began."""
 
 
+class _Here(threading.local):
+    """What this thread works on."""
+
+    job: _Job[Any] | None = None
+
+
+_HERE = _Here()
+
+
+def is_given_up() -> bool:
+    """Whether nobody waits any more for the job that calls this: what it has not begun, it must leave."""
+    return _HERE.job is not None and _HERE.job.given_up
+
+
 class _Job(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self.future: Future[T] = Future()
+        self.given_up = False
         self._work = work
 
     def run(self) -> None:
@@ -72,16 +87,17 @@ class Threads:
             if not limit.expired():
                 # The work's own.
                 raise
-            self._give_up(job.future, abandoned)
+            self._give_up(job, abandoned)
             raise Overdue(f"not done within {timeout_s:g} s") from None
         except asyncio.CancelledError:
-            self._give_up(job.future, abandoned)
+            self._give_up(job, abandoned)
             raise
 
-    def _give_up(self, future: Future[T], abandoned: Callable[[T], object] | None) -> None:
-        self._stuck.add(future)
+    def _give_up(self, job: _Job[T], abandoned: Callable[[T], object] | None) -> None:
+        job.given_up = True
+        self._stuck.add(job.future)
         # Runs at once when the job is done or was cancelled in the queue.
-        future.add_done_callback(partial(self._came_late, abandoned))
+        job.future.add_done_callback(partial(self._came_late, abandoned))
 
     def _came_late(self, abandoned: Callable[[T], object] | None, future: Future[T]) -> None:
         self._stuck.discard(future)
@@ -114,7 +130,9 @@ class Threads:
             job = self._jobs.get()
             if job is None:
                 break
+            _HERE.job = job
             job.run()
+            _HERE.job = None
             # Not to keep the result, a libvirt object maybe, until the next job comes.
             del job
         with self._lock:

@@ -11,7 +11,7 @@ from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.service import HostDeviceService
 from hostdevd.api.watch import Hub
-from unit.core.rig import Machine, machine, until
+from unit.core.rig import Machine, Shape, machine, until
 
 
 async def no_checks() -> Any:
@@ -78,3 +78,17 @@ async def test_what_is_affected_is_of_the_lists_revision(tmp_path: Path) -> None
         rest = service_pb2.ListEligibleRequest(page_token=first.next_page_token, **arguments)
         second = await eligible(service, rest)
         assert [*first.eligible_devices, *second.eligible_devices] == list(whole.eligible_devices)
+
+
+async def test_a_holder_is_found_by_the_uid_of_a_device_that_is_gone_while_an_operation_works_on_it(
+    tmp_path: Path,
+) -> None:
+    async with machine(tmp_path) as m:
+        store, service, name = m.core.store, service_of(m), m.name("nic_single")
+        await m.attach(Shape("nic_single"))
+        (held,) = store.holders_of(name)
+        store.freeze(held.vm.uuid, [held.uid])
+        await unplug(m, name)
+        request = service_pb2.ListHoldersRequest(devices=[held.uid])
+        answer = service_pb2.ListHoldersResponse.FromString(await service.ListHolders(request, None))  # type: ignore[arg-type]
+        assert [holder.uid for holder in answer.holders] == [held.uid]

@@ -10,11 +10,14 @@ from typing import Any
 
 from hostdev.v1 import service_pb2
 from hostdevd.api.render import Renderer
+from hostdevd.core.history import History
 from unit.core.rig import machine, until
 
 
 def test_bytes_of_gone_devices_are_not_kept() -> None:
-    store: Any = SimpleNamespace(devices={"a": object(), "b": object()}, on_commit=[], revision=1)
+    store: Any = SimpleNamespace(
+        devices={"a": object(), "b": object()}, on_commit=[], revision=1, device_history=History(0)
+    )
     renderer = Renderer(store, lambda: "host")
     kept: dict[str, Any] = renderer._devices
     kept |= {name: (view, b"") for name, view in store.devices.items()}

@@ -10,8 +10,11 @@ from hostdevd.core.addresses import BlockPath, PciAddress, UsbAddress, UsbProduc
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.holders import Held, held_by
-from hostdevd.core.model import Domain, HostUse, HostUseKind, HostUses, NodeDevice
+from hostdevd.core.identity import Identities
+from hostdevd.core.model import Domain, DomainEntry, HolderVia, HostUse, HostUseKind, HostUses, NodeDevice
+from hostdevd.core.past import Lives
 from hostdevd.core.ports import DriverState
+from hostdevd.core.profiles import DEFAULT
 from hostdevd.core.store import Store
 from unit.core.made import Drivers, disk, domain, entry, lun, pci, store, usb
 
@@ -172,3 +175,19 @@ def test_a_fault_in_the_middle_of_a_commit_loses_nothing() -> None:
     batches = found.holder_history.since(revision)
     assert batches is not None
     assert sum(len(batch.changes) for batch in batches) == 1
+
+
+def test_a_lun_is_held_as_soon_as_its_disk_has_a_name() -> None:
+    """The path that the domain names leads nowhere until the disk is there; the LUN was there before."""
+    known: dict[str, tuple[str, ...]] = {}
+    senses = replace(store()._senses, block_paths=lambda path: known.get(path, ()))
+    s = Store(senses, Identities(), DEFAULT, lives=Lives("e" * 32, "l" * 16), revision=0)
+    vm = domain("vm", None, (DomainEntry(HolderVia.DISK, BlockPath("/dev/sda")),))
+    with s.change(ChangeSource.EVENT):
+        s.put_devices([lun("lun")])
+        s.put_domains([vm])
+    assert s.holders_of("lun") == ()
+    known["/dev/sda"] = ("/sys/lun/sda",)
+    with s.change(ChangeSource.EVENT):
+        s.put_devices([disk("sda", "lun", "/dev/sda")])
+    assert [holder.vm.name for holder in s.holders_of("lun")] == ["vm"]
