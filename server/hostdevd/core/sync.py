@@ -38,6 +38,7 @@ from hostdevd.core.ports import (
     NoSuchObject,
 )
 from hostdevd.core.store import Store
+from hostdevd.core.turns import Turn
 
 log = structlog.get_logger()
 
@@ -393,17 +394,22 @@ class Sync:
         if ticket < self._uses_ticket:
             return
         self._uses_ticket = ticket
+        changed = await self._drivers_that_changed()
         with self._store.change(source):
-            self._store.put_uses(uses)
-            self._store.look_again(self._drivers_that_changed())
+            if ticket == self._uses_ticket:
+                self._store.put_uses(uses)
+            self._store.look_again(changed)
 
-    def _drivers_that_changed(self) -> list[str]:
-        changed = []
-        for name, view in self._store.devices.items():
+    async def _drivers_that_changed(self) -> list[str]:
+        """Looked for in turns: a host may have thousands of functions."""
+        changed, turn = [], Turn()
+        for name, view in tuple(self._store.devices.items()):
             if isinstance(view.node.facts, PciFacts):
                 state = self._host.driver(view.node.facts.address)
                 if state.present and state != self._store.driver(name):
                     changed.append(name)
+                if turn.is_over():
+                    await turn.next()
         return changed
 
     async def _read_devices(self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT) -> None:
