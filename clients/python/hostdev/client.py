@@ -69,7 +69,8 @@ class HostdevClient:
 
     Without an address: the environment's HOSTDEV_ADDRESS, else the local socket. `host`, a name or a UUID, guards
     every call against reaching another host's server. `tls`, else the environment's HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT
-    and HOSTDEV_TLS_KEY, encrypts the connection; `credentials` are gRPC's own. `timeout_s` bounds calls other than
+    and HOSTDEV_TLS_KEY, encrypts the connection; `credentials` are gRPC's own. A host that is not this one is refused
+    (ValueError) without either, a socket with `tls`. `timeout_s` bounds calls other than
     Attach, Detach and watches, which have a time of their own; reads are tried again when the server is away.
 
     Every method raises `HostdevApiError` when the call fails. Use as a context manager, or `close` it. May be

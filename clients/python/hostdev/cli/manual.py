@@ -12,7 +12,10 @@ from hostdev.cli.output import line
 
 _ENVIRONMENT = (
     ("HOSTDEV_ADDRESS", "The server, as \\-\\-address has it."),
-    ("HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY", "PEM files, as the options \\-\\-tls\\-\\&... have them."),
+    (
+        "HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY, HOSTDEV_TLS_SERVER_NAME",
+        "As \\-\\-tls\\-ca, \\-\\-tls\\-cert, \\-\\-tls\\-key, \\-\\-tls\\-server\\-name have them; not for sockets.",
+    ),
     ("HOSTDEVCTL_DEBUG", "Set to 1: where an internal error comes from."),
 )
 _STATUS = (
