@@ -31,7 +31,7 @@ import grpc
 from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
-from hostdev.errors import HostdevApiError, HostdevError
+from hostdev.errors import HostdevApiError, HostdevError, client_closed
 from hostdev.holding import Holding
 from hostdev.listing import AnyPage, AsyncListing, Item
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
@@ -39,7 +39,7 @@ from hostdev.progress import Patience, Progress
 from hostdev.requests import DEFAULT_WAIT_S, ListRequest, Requests, method_of, page_of
 from hostdev.v1 import assignment_pb2, device_pb2, group_pb2, holder_pb2, host_pb2, service_pb2
 from hostdev.v1.service_pb2_grpc import HostDeviceAdminServiceStub, HostDeviceServiceStub
-from hostdev.watch import follow_async
+from hostdev.watch import follow_async, is_cancelled
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
@@ -64,6 +64,7 @@ class AsyncHostdevClient:
         self.address = connection.address
         self.host = host
         self.timeout_s = timeout_s
+        self._closed = False
         self._requests = Requests(host)
         self._channel = connection.open_async()
         self.service = HostDeviceServiceStub(self._channel)
@@ -78,7 +79,8 @@ class AsyncHostdevClient:
         await self.close()
 
     async def close(self) -> None:
-        """Drop the connection. What the server is doing goes on."""
+        """Drop the connection. What the server is doing goes on; calls and watches end with code CANCELLED."""
+        self._closed = True
         await self._channel.close()
 
     # --- the host and its devices
@@ -247,7 +249,7 @@ class AsyncHostdevClient:
         """As `HostdevClient.watch_holders`, for `async for`; `pause` stands in for the clock in tests."""
         patience = patience or Patience()
         request = self._requests.watch_holders(devices, vms, patience.bookmark_interval_s)
-        progress = Progress("WatchHolders", resume_token, changes_only, patience)
+        progress = Progress("WatchHolders", resume_token, changes_only, patience, lambda: self._closed)
         return follow_async(self.service.WatchHolders, request, service_pb2.WatchHoldersResponse, progress, pause)
 
     def watch_devices(
@@ -262,7 +264,7 @@ class AsyncHostdevClient:
         """Follow the devices; everything else as in `watch_holders`."""
         patience = patience or Patience()
         request = self._requests.watch_devices(device_filter, patience.bookmark_interval_s)
-        progress = Progress("WatchDevices", resume_token, changes_only, patience)
+        progress = Progress("WatchDevices", resume_token, changes_only, patience, lambda: self._closed)
         return follow_async(self.service.WatchDevices, request, service_pb2.WatchDevicesResponse, progress, pause)
 
     # --- virtual functions and mediated devices
@@ -302,6 +304,10 @@ class AsyncHostdevClient:
             return await method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise HostdevApiError.from_rpc_error(error, method_of(request)) from error
+        except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+            if self._closed and not is_cancelled():
+                raise client_closed(method_of(request)) from error
+            raise
 
     def _list(
         self,

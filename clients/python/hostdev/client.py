@@ -50,7 +50,7 @@ import grpc
 from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
-from hostdev.errors import HostdevApiError, HostdevError
+from hostdev.errors import HostdevApiError, HostdevError, client_closed
 from hostdev.holding import Holding
 from hostdev.listing import AnyPage, Item, Listing
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
@@ -90,6 +90,7 @@ class HostdevClient:
         self.address = connection.address
         self.host = host
         self.timeout_s = timeout_s
+        self._closed = False
         self._requests = Requests(host)
         self._channel = connection.open()
         self.service = HostDeviceServiceStub(self._channel)
@@ -104,7 +105,8 @@ class HostdevClient:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection. What the server is doing goes on."""
+        """Drop the connection. What the server is doing goes on; calls and watches end with code CANCELLED."""
+        self._closed = True
         self._channel.close()
 
     # --- the host and its devices
@@ -296,7 +298,7 @@ class HostdevClient:
         """
         patience = patience or Patience()
         request = self._requests.watch_holders(devices, vms, patience.bookmark_interval_s)
-        progress = Progress("WatchHolders", resume_token, changes_only, patience)
+        progress = Progress("WatchHolders", resume_token, changes_only, patience, lambda: self._closed)
         return follow(self.service.WatchHolders, request, service_pb2.WatchHoldersResponse, progress)
 
     def watch_devices(
@@ -310,7 +312,7 @@ class HostdevClient:
         """Follow the devices; everything else as in `watch_holders`."""
         patience = patience or Patience()
         request = self._requests.watch_devices(device_filter, patience.bookmark_interval_s)
-        progress = Progress("WatchDevices", resume_token, changes_only, patience)
+        progress = Progress("WatchDevices", resume_token, changes_only, patience, lambda: self._closed)
         return follow(self.service.WatchDevices, request, service_pb2.WatchDevicesResponse, progress)
 
     # --- virtual functions and mediated devices
@@ -350,6 +352,10 @@ class HostdevClient:
             return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise HostdevApiError.from_rpc_error(error, method_of(request)) from error
+        except ValueError as error:
+            if self._closed:
+                raise client_closed(method_of(request)) from error
+            raise
 
     def _list(
         self,

@@ -159,6 +159,11 @@ _CLASSES: Mapping[grpc.StatusCode, type[HostdevApiError]] = {
 }
 
 
+def client_closed(method: str) -> HostdevApiError:
+    """What calls of a closed client end with. gRPC has several exceptions for it, none of which is an `RpcError`."""
+    return HostdevApiError.of(grpc.StatusCode.CANCELLED, "the client is closed", method)
+
+
 def _read(found: HostdevApiError, status: status_pb2.Status) -> None:
     found.message = status.message or found.message
     preconditions = error_details_pb2.PreconditionFailure()
