@@ -22,6 +22,7 @@ usb_2_4 SanDisk Corp. Cruzer Blade (usb)
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -32,7 +33,7 @@ from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
 from hostdev.errors import HostdevApiError, HostdevError, client_closed
-from hostdev.holding import Holding
+from hostdev.holding import Holding, may_be_held, tell_request
 from hostdev.listing import AnyPage, AsyncListing, Item
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
 from hostdev.progress import Patience, Progress
@@ -181,16 +182,28 @@ class AsyncHostdevClient:
         wait_s: float = DEFAULT_WAIT_S,
     ) -> AsyncGenerator[assignment_pb2.Assignment, None]:
         """As `HostdevClient.attached`, for `async with`."""
-        answer = await self.attach(
-            vm,
-            device,
-            group_policy=group_policy,
-            scope=scope,
-            expected_affected=expected_affected,
-            request_id=request_id,
-            wait_s=wait_s,
-        )
-        holding = Holding.of(answer)
+        request_id = request_id or str(uuid.uuid4())
+        holding = Holding.unanswered(request_id)
+        try:
+            answer = await self.attach(
+                vm,
+                device,
+                group_policy=group_policy,
+                scope=scope,
+                expected_affected=expected_affected,
+                request_id=request_id,
+                wait_s=wait_s,
+            )
+            holding = Holding.of(answer)
+            holding.check_attached()
+        except BaseException as failure:
+            if may_be_held(failure):
+                tell_request(failure, request_id)
+                try:
+                    await self._release(holding, 0)
+                except HostdevError as error:
+                    holding.note_on(failure, error)
+            raise
         try:
             yield holding.assignment
         except BaseException as failure:

@@ -41,6 +41,7 @@ True
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -51,7 +52,7 @@ from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
 from hostdev.errors import HostdevApiError, HostdevError, client_closed
-from hostdev.holding import Holding
+from hostdev.holding import Holding, may_be_held, tell_request
 from hostdev.listing import AnyPage, Item, Listing
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
 from hostdev.progress import Patience, Progress
@@ -221,17 +222,31 @@ class HostdevClient:
 
         Raises:
             UnfinishedError: attach or detach did not come to its end within `wait_s`; the server goes on with it.
+                An attach that may have begun all the same is asked to be taken back, once; `request_id` of the error
+                names it, and the error's notes tell when that failed too.
         """
-        answer = self.attach(
-            vm,
-            device,
-            group_policy=group_policy,
-            scope=scope,
-            expected_affected=expected_affected,
-            request_id=request_id,
-            wait_s=wait_s,
-        )
-        holding = Holding.of(answer)
+        request_id = request_id or str(uuid.uuid4())
+        holding = Holding.unanswered(request_id)
+        try:
+            answer = self.attach(
+                vm,
+                device,
+                group_policy=group_policy,
+                scope=scope,
+                expected_affected=expected_affected,
+                request_id=request_id,
+                wait_s=wait_s,
+            )
+            holding = Holding.of(answer)
+            holding.check_attached()
+        except BaseException as failure:
+            if may_be_held(failure):
+                tell_request(failure, request_id)
+                try:
+                    self._release(holding, 0)
+                except HostdevError as error:
+                    holding.note_on(failure, error)
+            raise
         try:
             yield holding.assignment
         except BaseException as failure:

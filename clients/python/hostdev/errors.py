@@ -53,7 +53,12 @@ class FieldViolation:
 
 
 class HostdevError(Exception):
-    """Whatever this client raises by itself."""
+    """Whatever this client raises by itself.
+
+    `request_id` is the attach's where `attached` could not tell whether it has come about, empty elsewhere.
+    """
+
+    request_id: str = ""
 
 
 class UnfinishedError(HostdevError):
