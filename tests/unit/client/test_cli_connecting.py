@@ -9,7 +9,8 @@ import typer
 
 from hostdev import Tls
 from hostdev.channel import Connection
-from hostdev.cli.app import app, with_globals_first
+from hostdev.cli.anywhere import complete_with_globals_first, with_globals_first
+from hostdev.cli.app import app
 from unit.client.fake_server import FakeHostdevd
 from unit.client.outcome import Run
 
@@ -78,3 +79,35 @@ def test_every_global_option_may_stand_anywhere_as_the_manual_says(hostdevctl: R
             assert with_globals_first(["device", "--", *words]) == ["device", "--", *words]
     assert with_globals_first(["host", "--tls-ca=x"]) == ["--tls-ca=x", "host"]
     assert hostdevctl("devices", "--version").out.startswith("hostdevctl")
+
+
+@pytest.mark.parametrize(
+    ("typed", "ordered"),
+    [
+        ("detach --address unix:/x web pci", "--address unix:/x detach web pci"),
+        ("detach web --address=unix:/x pci", "--address=unix:/x detach web pci"),
+        ("detach web -o json 'a b' pci", "-o json detach web 'a b' pci"),
+        ("detach web --address", "detach web --address"),
+    ],
+)
+def test_the_words_to_complete_are_ordered_like_those_to_run(typed: str, ordered: str) -> None:
+    words = typed.split(" ")
+    zsh = {"_HOSTDEVCTL_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"hostdevctl {typed}"}
+    complete_with_globals_first(zsh)
+    assert zsh["_TYPER_COMPLETE_ARGS"] == f"hostdevctl {ordered}"
+    if "'" not in typed:
+        bash = {
+            "_HOSTDEVCTL_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"hostdevctl {typed.replace(':', ' : ').replace('=', ' = ')}",
+            "COMP_CWORD": str(len(words) + 2 * typed.count(":") + 2 * typed.count("=")),
+        }
+        complete_with_globals_first(bash)
+        assert bash["COMP_WORDS"] == f"hostdevctl {ordered}"
+        assert bash["COMP_CWORD"] == str(len(words))
+
+
+def test_half_a_quotation_is_completed_as_it_stands() -> None:
+    half = {"_HOSTDEVCTL_COMPLETE": "complete_bash", "COMP_WORDS": "hostdevctl device 'a", "COMP_CWORD": "2"}
+    before = dict(half)
+    complete_with_globals_first(half)
+    assert half == before

@@ -140,6 +140,20 @@ def test_names_are_completed_from_the_server(environment: dict[str, str], words:
     assert completed(environment, words) == expected
 
 
+def test_global_options_after_the_command_count_for_completion_too(
+    server: FakeHostdevd, environment: dict[str, str]
+) -> None:
+    elsewhere = {**environment, "HOSTDEV_ADDRESS": "unix:/nonexistent"}
+    scheme, _, path = server.address.partition(":")
+    assert completed(elsewhere, f"detach web --address {scheme} : {path} pci_0000_01") == [GPU, SOUND]
+    asked = {
+        **elsewhere,
+        "_HOSTDEVCTL_COMPLETE": "complete_zsh",
+        "_TYPER_COMPLETE_ARGS": f"hostdevctl attach --address {server.address} ",
+    }
+    assert '"web"' in subprocess.run(HOSTDEVCTL, env=asked, capture_output=True, text=True, check=False).stdout
+
+
 def test_without_a_server_nothing_is_offered(environment: dict[str, str]) -> None:
     assert completed({**environment, "HOSTDEV_ADDRESS": "unix:/nonexistent"}, "device pci") == []
     assert completed({**environment, "HOSTDEV_ADDRESS": "nonsense"}, "device pci") == []

@@ -14,14 +14,12 @@ from typer.core import TyperGroup
 
 from hostdev.channel import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Tls, address_or_default
 from hostdev.cli import admin, assignments, attach, detach, devices, groups, holders, host, manual, tree, watch, why
+from hostdev.cli.anywhere import complete_with_globals_first, with_globals_first
 from hostdev.cli.failures import BROKEN_PIPE, INTERRUPTED, REFUSED, Refusal, abandon_output, report
 from hostdev.cli.output import Output, line, note
 from hostdev.cli.session import Session
 from hostdev.client import HostdevClient
 from hostdev.errors import HostdevApiError
-
-_VALUED = ("--address", "--output", "-o", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name")
-_FLAGS = ("--version", "--install-completion", "--show-completion")
 
 
 class Commands(TyperGroup):
@@ -139,30 +137,10 @@ for _part in (host, devices, tree, why, groups, attach, detach, assignments, hol
     _part.register(app)
 
 
-def with_globals_first(argv: Sequence[str]) -> list[str]:
-    """Let `-o json` and all other global options stand anywhere: no command has options of these names."""
-    moved: list[str] = []
-    rest: list[str] = []
-    waiting = iter(argv)
-    for argument in waiting:
-        if argument == "--":
-            rest += [argument, *waiting]
-        elif argument in _VALUED:
-            moved += [argument, *(value for value in (next(waiting, None),) if value is not None)]
-        elif (
-            argument in _FLAGS
-            or argument.partition("=")[0] in _VALUED
-            or (argument.startswith("-o") and argument[2:] in list(Output))
-        ):
-            moved.append(argument)
-        else:
-            rest.append(argument)
-    return moved + rest
-
-
 def run(argv: Sequence[str]) -> None:
     """Run hostdevctl; ends with SystemExit."""
     if isinstance(sys.stdout, TextIOWrapper):
         # A name that this terminal cannot show is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
+    complete_with_globals_first(os.environ)
     app(args=with_globals_first(argv), prog_name="hostdevctl")

@@ -55,6 +55,12 @@ def page(root: Any) -> Iterator[str]:
         "A DEVICE is libvirt's name of it (pci_0000_04_00_0), its uid, a PCI address (0000:04:00.0, 04:00.0), or a "
         "network interface or disk (eth1, sda) that it has. A VM is a name or a UUID."
     )
+    yield ".PP"
+    yield _escaped(
+        "With -o json, --watch of devices and holders prints the messages of their watch; of assignments, eligible and "
+        'groups a line for each row, {"kind": ..., "item": ...}: kind is CHANGE_KIND_UPSERT for what is there, new or '
+        "changed, CHANGE_KIND_REMOVE for what is gone; item is what the list has."
+    )
     yield ".SH OPTIONS"
     yield "These may stand anywhere on the line."
     yield from _options(root)
