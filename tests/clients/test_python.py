@@ -19,6 +19,7 @@ from grpc_caller import TIMEOUT_S, caller, error_json, request_of
 from clients.simulated import ROOT, Simulated
 from hostdev import HostdevApiError, HostdevClient
 from hostdev.aio import AsyncHostdevClient
+from hostdev.v1 import assignment_pb2
 
 EXAMPLE = ROOT / "clients" / "python" / "examples" / "orchestrator.py"
 
@@ -105,3 +106,18 @@ def test_hostdevctl_joins_its_own_attach_and_no_other(simulated_server: Simulate
         client.detach(vm="alpha", device="pci_0000_01_00_0")
         ended = attach()
     assert (ended.returncode, "alpha does not have it any more" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_hostdevctl_joins_an_attach_that_extended_an_assignment(simulated_server: Simulated) -> None:
+    def attach(request_id: str) -> subprocess.CompletedProcess[str]:
+        line = ("attach", "alpha", "pci_0000_01_00_0", "--scope", "config", "--request-id", request_id)
+        command = [sys.executable, "-m", "hostdev.cli", "--address", simulated_server.unix, *line]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    with HostdevClient(simulated_server.unix) as client:
+        client.attach("alpha", "pci_0000_01_00_0", scope=assignment_pb2.SCOPE_LIVE)
+        for _ in range(2):
+            done = attach("99999999-2222-4333-8444-555555555555")
+            assert (done.returncode, done.stderr) == (0, "")
+        other = attach("99999999-2222-4333-8444-666666666666")
+    assert (other.returncode, other.stderr.split()[1]) == (1, "ALREADY_ATTACHED:")

@@ -77,15 +77,11 @@ def attach(
     session = session_of(context)
     device = session.device(device)
     expected = None if expect is None else [uid for uid in expect.split(",") if uid]
-    if not (request_id and _has_begun(session, request_id)):
-        planned = _looked_at(session, vm, device, group_policy, scope)
-        if endpoints(planned) and not yes:
-            _confirm(session, vm, device, planned)
-            _compare(planned, _looked_at(session, vm, device, group_policy, scope))
-        if expected is None and not request_id:
-            # What was shown is what happens: another set is refused. With an id of the caller's the line itself is
-            # the request: a repeat could not know the set any more, and the server would take it for another one.
-            expected = [affected.uid for affected in planned.affected]
+    planned = _agreed(session, vm, device, group_policy, scope, request_id=request_id, yes=yes)
+    if planned is not None and expected is None and not request_id:
+        # What was shown is what happens: another set is refused. With an id of the caller's the line itself is
+        # the request: a repeat could not know the set any more, and the server would take it for another one.
+        expected = [affected.uid for affected in planned.affected]
     request_id = request_id or str(uuid.uuid4())
     again = _again(vm, device, group_policy, scope, expected, request_id)
     try:
@@ -110,6 +106,24 @@ def attach(
     refuse_failed(answer.assignment)
     refuse_detached(answer.assignment)
     refuse_unfinished(answer.assignment, wait_s=wait_s, again=again)
+
+
+def _agreed(
+    session: Session, vm: str, device: str, group_policy: GroupPolicy, scope: Scope, *, request_id: str, yes: bool
+) -> assignment_pb2.Plan | None:
+    """What will happen, looked at and agreed to; None where an earlier call with this id has begun it."""
+    if request_id and _has_begun(session, request_id):
+        return None
+    try:
+        planned = _looked_at(session, vm, device, group_policy, scope)
+    except HostdevApiError as error:
+        if request_id and error.reason == "ALREADY_ATTACHED":
+            return None  # by this very request, perhaps: one that extended an assignment did not name it
+        raise
+    if endpoints(planned) and not yes:
+        _confirm(session, vm, device, planned)
+        _compare(planned, _looked_at(session, vm, device, group_policy, scope))
+    return planned
 
 
 def _again(
