@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,14 +17,16 @@ VECTORS = sorted((ROOT / "clients" / "vectors").glob("*.json"))
 GO = shutil.which("go", path=f"{ROOT}/.venv/bin") or "go"
 """The lock's, before the machine's own."""
 
+GO_BLOCK = re.compile(r"^```go\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 pytestmark = pytest.mark.timeout(600)  # the first build compiles gRPC
 
 
-def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command in the module, with the toolchain of the lock and no other."""
+def ran(*command: str | Path, cwd: Path = MODULE) -> subprocess.CompletedProcess[str]:
+    """The command in a module, the client's own, with the toolchain of the lock and no other."""
     return subprocess.run(
         [*map(str, command)],
-        cwd=MODULE,
+        cwd=cwd,
         env={**os.environ, "GOTOOLCHAIN": "local"},
         check=False,
         capture_output=True,
@@ -74,6 +77,25 @@ def test_the_example_gives_a_device_and_takes_it_back(programs: Path, simulated_
 def test_the_example_says_why_it_cannot(programs: Path, simulated_server: Simulated) -> None:
     done = ran(programs / "orchestrator", "--vm", "nobody", simulated_server.tcp)
     assert (done.returncode, done.stderr) == (1, "VM_NOT_FOUND: there is no virtual machine nobody\n")
+
+
+def test_the_go_of_the_documentation_compiles(tmp_path: Path) -> None:
+    blocks = [block for page in (ROOT / "docs").rglob("*.md") for block in GO_BLOCK.findall(page.read_text())]
+    assert blocks
+    # A module of its own that has the client as its neighbour: the pages' reader has it so.
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / name).write_text((MODULE / name).read_text())
+    client = "github.com/hostdevd/hostdevd/clients/go"
+    mod = (tmp_path / "go.mod").read_text().replace(f"module {client}", "module pages", 1)
+    (tmp_path / "go.mod").write_text(f"{mod}\nrequire {client} v0.0.0\n\nreplace {client} => {MODULE}\n")
+    for number, block in enumerate(blocks):
+        (tmp_path / f"block{number}.go").write_text(
+            f'package pages\n\nimport (\n\t"context"\n\t"fmt"\n\n\t"{client}/hostdev"\n'
+            f'\thostdevv1 "{client}/hostdev/v1"\n)\n\nvar _ = fmt.Sprint\n\n'
+            f"func block{number}(ctx context.Context) error {{\n{block}\nreturn nil\n}}\n"
+        )
+    vetted = ran(GO, "vet", "-mod=mod", "./...", cwd=tmp_path)
+    assert vetted.returncode == 0, vetted.stderr
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda path: path.stem)

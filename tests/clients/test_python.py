@@ -19,6 +19,7 @@ from grpc_caller import TIMEOUT_S, caller, error_json, request_of
 from clients.simulated import ROOT, Simulated
 from hostdev import HostdevApiError, HostdevClient
 from hostdev.aio import AsyncHostdevClient
+from hostdev.v1 import assignment_pb2
 
 EXAMPLE = ROOT / "clients" / "python" / "examples" / "orchestrator.py"
 
@@ -88,3 +89,35 @@ def test_the_orchestrator_follows_a_device_there_and_back(simulated_server: Simu
                 "gone: REMOVE pci_0000_01_00_0",
             ],
         )
+
+
+def test_hostdevctl_joins_its_own_attach_and_no_other(simulated_server: Simulated) -> None:
+    def attach(*more: str) -> subprocess.CompletedProcess[str]:
+        line = ("attach", "alpha", "pci_0000_01_00_0", "--request-id", "99999999-2222-4333-8444-555555555555", *more)
+        command = [sys.executable, "-m", "hostdev.cli", "--address", simulated_server.unix, *line]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    with HostdevClient(simulated_server.unix) as client:
+        assert [attach().returncode, attach().returncode] == [0, 0]
+        assert len(list(client.list_assignments(vm="alpha"))) == 1
+        for other in (("--scope", "live"), ("--group-policy", "single-only"), ("--expect", "")):
+            refused = attach(*other)
+            assert (refused.returncode, refused.stderr.split()[1]) == (1, "REQUEST_ID_REUSED:"), refused.stderr
+        client.detach(vm="alpha", device="pci_0000_01_00_0")
+        ended = attach()
+    assert (ended.returncode, "alpha does not have it any more" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_hostdevctl_joins_an_attach_that_extended_an_assignment(simulated_server: Simulated) -> None:
+    def attach(request_id: str) -> subprocess.CompletedProcess[str]:
+        line = ("attach", "alpha", "pci_0000_01_00_0", "--scope", "config", "--request-id", request_id)
+        command = [sys.executable, "-m", "hostdev.cli", "--address", simulated_server.unix, *line]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    with HostdevClient(simulated_server.unix) as client:
+        client.attach("alpha", "pci_0000_01_00_0", scope=assignment_pb2.SCOPE_LIVE)
+        for _ in range(2):
+            done = attach("99999999-2222-4333-8444-555555555555")
+            assert (done.returncode, done.stderr) == (0, "")
+        other = attach("99999999-2222-4333-8444-666666666666")
+    assert (other.returncode, other.stderr.split()[1]) == (1, "ALREADY_ATTACHED:")

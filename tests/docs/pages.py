@@ -135,5 +135,6 @@ def _split(path: Path) -> tuple[tuple[Block, ...], tuple[tuple[int, str], ...]]:
 
 
 def pages() -> list[Page]:
-    """All pages that people read first or are led to: the README and docs."""
-    return [Page(ROOT / "README.md"), *(Page(path) for path in sorted((ROOT / "docs").rglob("*.md")))]
+    """All pages that people read first or are led to: the README, docs, and what each client says of itself."""
+    found = (*(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").glob("*/README.md"))
+    return [Page(ROOT / "README.md"), *(Page(path) for path in sorted(found))]

@@ -22,6 +22,7 @@ usb_2_4 SanDisk Corp. Cruzer Blade (usb)
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -31,15 +32,15 @@ import grpc
 from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
-from hostdev.errors import HostdevApiError, HostdevError
-from hostdev.holding import Holding
+from hostdev.errors import HostdevApiError, HostdevError, client_closed
+from hostdev.holding import Holding, may_be_held, tell_request
 from hostdev.listing import AnyPage, AsyncListing, Item
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
 from hostdev.progress import Patience, Progress
 from hostdev.requests import DEFAULT_WAIT_S, ListRequest, Requests, method_of, page_of
 from hostdev.v1 import assignment_pb2, device_pb2, group_pb2, holder_pb2, host_pb2, service_pb2
 from hostdev.v1.service_pb2_grpc import HostDeviceAdminServiceStub, HostDeviceServiceStub
-from hostdev.watch import follow_async
+from hostdev.watch import follow_async, is_cancelled
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
@@ -64,6 +65,7 @@ class AsyncHostdevClient:
         self.address = connection.address
         self.host = host
         self.timeout_s = timeout_s
+        self._closed = False
         self._requests = Requests(host)
         self._channel = connection.open_async()
         self.service = HostDeviceServiceStub(self._channel)
@@ -78,7 +80,8 @@ class AsyncHostdevClient:
         await self.close()
 
     async def close(self) -> None:
-        """Drop the connection. What the server is doing goes on."""
+        """Drop the connection. What the server is doing goes on; calls and watches end with code CANCELLED."""
+        self._closed = True
         await self._channel.close()
 
     # --- the host and its devices
@@ -179,16 +182,28 @@ class AsyncHostdevClient:
         wait_s: float = DEFAULT_WAIT_S,
     ) -> AsyncGenerator[assignment_pb2.Assignment, None]:
         """As `HostdevClient.attached`, for `async with`."""
-        answer = await self.attach(
-            vm,
-            device,
-            group_policy=group_policy,
-            scope=scope,
-            expected_affected=expected_affected,
-            request_id=request_id,
-            wait_s=wait_s,
-        )
-        holding = Holding.of(answer)
+        request_id = request_id or str(uuid.uuid4())
+        holding = Holding.unanswered(request_id)
+        try:
+            answer = await self.attach(
+                vm,
+                device,
+                group_policy=group_policy,
+                scope=scope,
+                expected_affected=expected_affected,
+                request_id=request_id,
+                wait_s=wait_s,
+            )
+            holding = Holding.of(answer)
+            holding.check_attached()
+        except BaseException as failure:
+            if may_be_held(failure):
+                tell_request(failure, request_id)
+                try:
+                    await self._release(holding, 0)
+                except HostdevError as error:
+                    holding.note_on(failure, error)
+            raise
         try:
             yield holding.assignment
         except BaseException as failure:
@@ -247,7 +262,7 @@ class AsyncHostdevClient:
         """As `HostdevClient.watch_holders`, for `async for`; `pause` stands in for the clock in tests."""
         patience = patience or Patience()
         request = self._requests.watch_holders(devices, vms, patience.bookmark_interval_s)
-        progress = Progress("WatchHolders", resume_token, changes_only, patience)
+        progress = Progress("WatchHolders", resume_token, changes_only, patience, lambda: self._closed)
         return follow_async(self.service.WatchHolders, request, service_pb2.WatchHoldersResponse, progress, pause)
 
     def watch_devices(
@@ -262,7 +277,7 @@ class AsyncHostdevClient:
         """Follow the devices; everything else as in `watch_holders`."""
         patience = patience or Patience()
         request = self._requests.watch_devices(device_filter, patience.bookmark_interval_s)
-        progress = Progress("WatchDevices", resume_token, changes_only, patience)
+        progress = Progress("WatchDevices", resume_token, changes_only, patience, lambda: self._closed)
         return follow_async(self.service.WatchDevices, request, service_pb2.WatchDevicesResponse, progress, pause)
 
     # --- virtual functions and mediated devices
@@ -302,6 +317,10 @@ class AsyncHostdevClient:
             return await method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise HostdevApiError.from_rpc_error(error, method_of(request)) from error
+        except (grpc.aio.UsageError, asyncio.CancelledError) as error:
+            if self._closed and not is_cancelled():
+                raise client_closed(method_of(request)) from error
+            raise
 
     def _list(
         self,

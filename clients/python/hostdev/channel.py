@@ -16,6 +16,7 @@ DEFAULT_ADDRESS = "unix:/run/hostdevd/hostdevd.sock"
 ADDRESS_VARIABLE = "HOSTDEV_ADDRESS"
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
+_LOOPBACK = re.compile(r"localhost|127(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}|\[::1\]", re.IGNORECASE)
 _MAX_PORT = 65535
 
 OPTIONS: tuple[tuple[str, str | int], ...] = (
@@ -68,12 +69,18 @@ class Tls:
             raise ValueError("a certificate and its key go together")
 
     @classmethod
-    def from_environment(cls) -> Self | None:
-        """What HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY and HOSTDEV_TLS_SERVER_NAME say; None if nothing."""
-        ca, certificate, key = (os.environ.get(f"HOSTDEV_TLS_{name}") or None for name in ("CA", "CERT", "KEY"))
-        if ca is None and certificate is None and key is None:
-            return None
-        return cls(ca, certificate, key, os.environ.get("HOSTDEV_TLS_SERVER_NAME", ""))
+    def from_environment(
+        cls,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        server_name: str = "",
+    ) -> Self | None:
+        """What is given, the rest as HOSTDEV_TLS_CA, _CERT, _KEY and _SERVER_NAME say; None if nothing is said."""
+        said = {name: os.environ.get(f"HOSTDEV_TLS_{name}") or None for name in ("CA", "CERT", "KEY", "SERVER_NAME")}
+        chosen = (ca or said["CA"], certificate or said["CERT"], key or said["KEY"])
+        name = server_name or said["SERVER_NAME"] or ""
+        return cls(*chosen, name) if any(chosen) or name else None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What gRPC takes.
@@ -99,16 +106,27 @@ class Connection:
     def to(cls, address: str | None, tls: Tls | None, credentials: grpc.ChannelCredentials | None) -> Self:
         """Address and encryption as given, else from the environment. Credentials go before `tls`.
 
+        Without encryption only a socket or a loopback address will do: who can listen on the way can give devices
+        away. A socket is not encrypted: what the environment says of TLS is for other addresses.
+
         Raises:
-            ValueError: no address, or half a pair of certificate and key.
+            ValueError: no address, another machine's without encryption, a socket with `tls`, or half a pair of
+                certificate and key.
             OSError: a file of `tls` cannot be read.
         """
+        chosen = address_or_default(address)
         options = [*OPTIONS, ("grpc.service_config", service_config())]
+        if chosen.startswith("unix:"):
+            if tls is not None:
+                raise ValueError("a local socket is not encrypted: leave tls out")
+            return cls(chosen, credentials, tuple(options))
         if credentials is None and (tls := tls or Tls.from_environment()) is not None:
             credentials = tls.credentials()
             if tls.server_name:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
-        return cls(address_or_default(address), credentials, tuple(options))
+        if credentials is None and not _LOOPBACK.fullmatch(chosen.rpartition(":")[0]):
+            raise ValueError(f"{chosen} is another machine: give tls")
+        return cls(chosen, credentials, tuple(options))
 
     @property
     def target(self) -> str:

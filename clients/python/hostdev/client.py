@@ -41,6 +41,7 @@ True
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -50,8 +51,8 @@ import grpc
 from google.protobuf.message import Message
 
 from hostdev.channel import Connection, Tls
-from hostdev.errors import HostdevApiError, HostdevError
-from hostdev.holding import Holding
+from hostdev.errors import HostdevApiError, HostdevError, client_closed
+from hostdev.holding import Holding, may_be_held, tell_request
 from hostdev.listing import AnyPage, Item, Listing
 from hostdev.policy import DEFAULT_TIMEOUT_S, GRACE_S
 from hostdev.progress import Patience, Progress
@@ -69,7 +70,8 @@ class HostdevClient:
 
     Without an address: the environment's HOSTDEV_ADDRESS, else the local socket. `host`, a name or a UUID, guards
     every call against reaching another host's server. `tls`, else the environment's HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT
-    and HOSTDEV_TLS_KEY, encrypts the connection; `credentials` are gRPC's own. `timeout_s` bounds calls other than
+    and HOSTDEV_TLS_KEY, encrypts the connection; `credentials` are gRPC's own. A host that is not this one is refused
+    (ValueError) without either, a socket with `tls`. `timeout_s` bounds calls other than
     Attach, Detach and watches, which have a time of their own; reads are tried again when the server is away.
 
     Every method raises `HostdevApiError` when the call fails. Use as a context manager, or `close` it. May be
@@ -89,6 +91,7 @@ class HostdevClient:
         self.address = connection.address
         self.host = host
         self.timeout_s = timeout_s
+        self._closed = False
         self._requests = Requests(host)
         self._channel = connection.open()
         self.service = HostDeviceServiceStub(self._channel)
@@ -103,7 +106,8 @@ class HostdevClient:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection. What the server is doing goes on."""
+        """Drop the connection. What the server is doing goes on; calls and watches end with code CANCELLED."""
+        self._closed = True
         self._channel.close()
 
     # --- the host and its devices
@@ -218,17 +222,31 @@ class HostdevClient:
 
         Raises:
             UnfinishedError: attach or detach did not come to its end within `wait_s`; the server goes on with it.
+                An attach that may have begun all the same is asked to be taken back, once; `request_id` of the error
+                names it, and the error's notes tell when that failed too.
         """
-        answer = self.attach(
-            vm,
-            device,
-            group_policy=group_policy,
-            scope=scope,
-            expected_affected=expected_affected,
-            request_id=request_id,
-            wait_s=wait_s,
-        )
-        holding = Holding.of(answer)
+        request_id = request_id or str(uuid.uuid4())
+        holding = Holding.unanswered(request_id)
+        try:
+            answer = self.attach(
+                vm,
+                device,
+                group_policy=group_policy,
+                scope=scope,
+                expected_affected=expected_affected,
+                request_id=request_id,
+                wait_s=wait_s,
+            )
+            holding = Holding.of(answer)
+            holding.check_attached()
+        except BaseException as failure:
+            if may_be_held(failure):
+                tell_request(failure, request_id)
+                try:
+                    self._release(holding, 0)
+                except HostdevError as error:
+                    holding.note_on(failure, error)
+            raise
         try:
             yield holding.assignment
         except BaseException as failure:
@@ -295,7 +313,7 @@ class HostdevClient:
         """
         patience = patience or Patience()
         request = self._requests.watch_holders(devices, vms, patience.bookmark_interval_s)
-        progress = Progress("WatchHolders", resume_token, changes_only, patience)
+        progress = Progress("WatchHolders", resume_token, changes_only, patience, lambda: self._closed)
         return follow(self.service.WatchHolders, request, service_pb2.WatchHoldersResponse, progress)
 
     def watch_devices(
@@ -309,7 +327,7 @@ class HostdevClient:
         """Follow the devices; everything else as in `watch_holders`."""
         patience = patience or Patience()
         request = self._requests.watch_devices(device_filter, patience.bookmark_interval_s)
-        progress = Progress("WatchDevices", resume_token, changes_only, patience)
+        progress = Progress("WatchDevices", resume_token, changes_only, patience, lambda: self._closed)
         return follow(self.service.WatchDevices, request, service_pb2.WatchDevicesResponse, progress)
 
     # --- virtual functions and mediated devices
@@ -349,6 +367,10 @@ class HostdevClient:
             return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             raise HostdevApiError.from_rpc_error(error, method_of(request)) from error
+        except ValueError as error:
+            if self._closed:
+                raise client_closed(method_of(request)) from error
+            raise
 
     def _list(
         self,

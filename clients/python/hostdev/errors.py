@@ -53,7 +53,12 @@ class FieldViolation:
 
 
 class HostdevError(Exception):
-    """Whatever this client raises by itself."""
+    """Whatever this client raises by itself.
+
+    `request_id` is the attach's where `attached` could not tell whether it has come about, empty elsewhere.
+    """
+
+    request_id: str = ""
 
 
 class UnfinishedError(HostdevError):
@@ -157,6 +162,11 @@ _CLASSES: Mapping[grpc.StatusCode, type[HostdevApiError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
 }
+
+
+def client_closed(method: str) -> HostdevApiError:
+    """What calls of a closed client end with. gRPC has several exceptions for it, none of which is an `RpcError`."""
+    return HostdevApiError.of(grpc.StatusCode.CANCELLED, "the client is closed", method)
 
 
 def _read(found: HostdevApiError, status: status_pb2.Status) -> None:

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import grpc
 
-from hostdev.errors import HostdevApiError
+from hostdev.errors import HostdevApiError, client_closed
 from hostdev.v1 import service_pb2
 
 DEFAULT_BOOKMARK_INTERVAL_S = 15.0
 _SILENT_INTERVALS = 3
+_SHORTEST_INTERVAL_S = 1.0  # the server's; what is shorter it refuses, and its refusal takes time to come
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 
@@ -51,7 +52,7 @@ class Patience:
     @property
     def silence_s(self) -> float:
         """For how many seconds a living stream is silent at most."""
-        return _SILENT_INTERVALS * self.bookmark_interval_s
+        return _SILENT_INTERVALS * max(self.bookmark_interval_s, _SHORTEST_INTERVAL_S)
 
     def pause_s(self, failures: int, asked_s: float | None) -> float:
         """Seconds to wait after so many failures in a row: doubling, jittered, at least what the server asks."""
@@ -68,6 +69,8 @@ class Progress:
     token: str
     changes_only: bool
     patience: Patience
+    is_closed: Callable[[], bool] = lambda: False
+    """Whether the client was closed: then nothing goes on."""
     _known: bool = False  # The caller has state that a snapshot alone would not clear.
     _must_reset: bool = False
     _answered: bool = False
@@ -97,6 +100,10 @@ class Progress:
             # The old token must not come back: a restored server could grow up to it.
             self.token = ""
         self.token = message.resume_token or self.token
+
+    def closed(self) -> HostdevApiError:
+        """The client was closed: by a thread that does not iterate, or before the watch was begun."""
+        return client_closed(self.method)
 
     def ended(self) -> HostdevApiError:
         """The stream ended without a status. No server of ours does that; a proxy in between may."""

@@ -18,6 +18,7 @@ from hostdev.silence import SilenceGuard, Stream
 
 Received = TypeVar("Received", bound=Message)
 Received_co = TypeVar("Received_co", bound=Message, covariant=True)
+Started = TypeVar("Started")
 
 
 class AsyncStream(Protocol[Received_co]):
@@ -35,7 +36,8 @@ def follow(
 ) -> Generator[Received, None, None]:
     """Messages of one stream after the other, for as long as the caller iterates."""
     while True:
-        stream = start(progress.start(request))
+        stream = _started(start, request, progress)
+        cause: Exception | None = None
         try:
             with SilenceGuard(stream, progress.patience.silence_s) as guarded:
                 for message in guarded:
@@ -45,11 +47,10 @@ def follow(
                     progress.processed(message)
             error = progress.ended()
         except grpc.RpcError as raised:
-            error = HostdevApiError.from_rpc_error(raised, progress.method)
+            cause, error = raised, HostdevApiError.from_rpc_error(raised, progress.method)
             if guarded.fell_silent:
                 error = progress.fell_silent()
-            if progress.hopeless(error):
-                raise error from raised
+        _check_goes_on(progress, error, cause)
         progress.patience.pause(progress.pause_s(error))
 
 
@@ -62,7 +63,8 @@ async def follow_async(
 ) -> AsyncGenerator[Received, None]:
     """The same for asyncio."""
     while True:
-        stream = start(progress.start(request))
+        stream = _started(start, request, progress)
+        cause: BaseException | None = None
         try:
             # The time that the caller takes between two messages does not count.
             while isinstance(message := await asyncio.wait_for(stream.read(), progress.patience.silence_s), kind):
@@ -72,13 +74,41 @@ async def follow_async(
                 progress.processed(message)
             error = progress.ended()
         except TimeoutError as raised:
-            error = progress.fell_silent()
-            if progress.hopeless(error):
-                raise error from raised
+            cause, error = raised, progress.fell_silent()
+        except asyncio.CancelledError as raised:
+            # So gRPC ends the streams of a channel that is closed; the task itself may be as alive as ever.
+            if not progress.is_closed() or is_cancelled():
+                raise
+            cause, error = raised, progress.closed()
         except grpc.RpcError as raised:
-            error = HostdevApiError.from_rpc_error(raised, progress.method)
-            if progress.hopeless(error):
-                raise error from raised
+            cause, error = raised, HostdevApiError.from_rpc_error(raised, progress.method)
         finally:
             stream.cancel()
+        _check_goes_on(progress, error, cause)
         await pause(progress.pause_s(error))
+
+
+def _check_goes_on(progress: Progress, error: HostdevApiError, cause: BaseException | None) -> None:
+    """Raise where another stream is of no use."""
+    if progress.is_closed():
+        raise progress.closed() from cause
+    if cause is not None and progress.hopeless(error):
+        raise error from cause
+
+
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the running task itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _started(start: Callable[[Request], Started], request: Request, progress: Progress) -> Started:
+    """The next stream. One of a closed channel gRPC refuses, each kind of channel in its own way."""
+    if progress.is_closed():
+        raise progress.closed()
+    try:
+        return start(progress.start(request))
+    except (ValueError, grpc.aio.UsageError) as raised:
+        if progress.is_closed():
+            raise progress.closed() from raised
+        raise

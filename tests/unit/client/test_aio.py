@@ -10,7 +10,9 @@ from hostdev.aio import AsyncHostdevClient
 from hostdev.v1 import service_pb2
 from hostdev.v1.service_pb2 import WatchHoldersRequest
 from unit.client.fake_server import FakeHostdevd, Refused, error_info, no_device
-from unit.client.test_watch import batch, bookmark, gone, script, silent, snapshot
+from unit.client.test_watch import batch, bookmark, gone, script, short_intervals, silent, snapshot
+
+__all__ = ["short_intervals"]  # the fixture
 
 
 async def no_pause(_: float) -> None:
@@ -36,6 +38,7 @@ async def test_errors_are_of_the_same_kinds(server: FakeHostdevd) -> None:
     assert raised.value.metadata == {"device": "nope"}
 
 
+@pytest.mark.usefixtures("short_intervals")
 async def test_watches_resume_and_begin_anew_like_the_others(server: FakeHostdevd) -> None:
     server.watches = [
         script(snapshot(), then=gone()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import grpc
 import pytest
@@ -52,15 +53,25 @@ def test_attach_that_takes_more_needs_yes_without_a_terminal(server: FakeHostdev
 
 
 def test_attach_does_what_the_dry_run_showed(server: FakeHostdevd, hostdevctl: Run) -> None:
-    shown = hostdevctl("attach", "web", GPU, "--yes", "--request-id", REQUEST, "--wait", "5")
+    shown = hostdevctl("attach", "web", GPU, "--yes", "--wait", "5")
     assert shown.status == 0
     assert shown.out.startswith("ATTACHED  web")
     dry, real = attaches(server)
     assert (dry.validate_only, real.validate_only) == (True, False)
     assert list(real.expected_affected.uids) == [fake_host.uid(SOUND)]
-    assert real.request_id == REQUEST
     assert real.wait.seconds == 5
     assert (dry.vm, dry.device, dry.scope) == (real.vm, real.device, real.scope)
+
+
+def test_with_an_id_of_the_callers_the_line_alone_says_what_is_asked(server: FakeHostdevd, hostdevctl: Run) -> None:
+    line = ("attach", "web", GPU, "--yes", "--request-id", REQUEST)
+    assert hostdevctl(*line).status == 0
+    assert hostdevctl(*line, "--expect", "").status == 0
+    _, without, _, with_none = attaches(server)
+    assert without.request_id == REQUEST
+    assert not without.HasField("expected_affected")
+    assert with_none.HasField("expected_affected")
+    assert not with_none.expected_affected.uids
 
 
 def test_attach_of_a_device_alone_does_not_ask(server: FakeHostdevd, hostdevctl: Run) -> None:
@@ -114,34 +125,45 @@ def test_an_attach_that_is_rolled_back_is_1(server: FakeHostdevd, hostdevctl: Ru
     assert "still being undone" in shown.err
 
 
-def test_a_repeat_waits_for_what_has_begun(
-    server: FakeHostdevd, hostdevctl: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_repeat_is_the_same_attach_again_without_a_dry_run_or_a_question(
+    server: FakeHostdevd, hostdevctl: Run
 ) -> None:
-    def settle(_: float) -> None:
-        server.assignments = [fake_host.assignment()]
-
-    monkeypatch.setattr("hostdev.cli.attach.time.sleep", settle)
-    server.assignments = [fake_host.assignment(assignment_pb2.ASSIGNMENT_STATE_ATTACHING)]
-    shown = hostdevctl("attach", "web", GPU, "--request-id", ASSIGNMENT)
+    shown = hostdevctl(
+        "attach", "web", GPU, "--request-id", ASSIGNMENT, "--wait", "7", "--scope", "live", "--expect", "a,b"
+    )
     assert shown.status == 0
     assert shown.out.startswith("ATTACHED")
-    assert attaches(server) == []
+    (real,) = attaches(server)
+    assert not real.validate_only
+    assert (real.vm, real.device, real.request_id, real.wait.seconds) == ("web", GPU, ASSIGNMENT, 7)
+    assert real.scope == assignment_pb2.SCOPE_LIVE
+    assert list(real.expected_affected.uids) == ["a", "b"]
 
 
-def test_a_repeat_tells_the_stored_failure(server: FakeHostdevd, hostdevctl: Run) -> None:
-    failed = fake_host.assignment(assignment_pb2.ASSIGNMENT_STATE_FAILED)
-    failed.failure.info.reason = "ATTACH_FAILED"
-    failed.failure.message = "QEMU refused"
-    server.assignments = [failed]
+def test_a_repeat_tells_what_the_server_says_of_it(server: FakeHostdevd, hostdevctl: Run) -> None:
+    reused = Refused(grpc.StatusCode.INVALID_ARGUMENT, "it is another request", error_info("REQUEST_ID_REUSED"))
+    server.refusals["Attach"] = reused
     shown = hostdevctl("attach", "web", GPU, "--request-id", ASSIGNMENT)
-    assert (shown.status, shown.err) == (1, "hostdevctl: ATTACH_FAILED: QEMU refused\n")
+    assert (shown.status, shown.out, shown.err) == (1, "", "hostdevctl: REQUEST_ID_REUSED: it is another request\n")
 
 
-def test_a_request_id_of_something_else_is_refused(hostdevctl: Run) -> None:
-    for vm, device in (("db", GPU), ("web", NIC)):
-        shown = hostdevctl("attach", vm, device, "--request-id", ASSIGNMENT)
-        assert shown.status == 1
-        assert shown.err.startswith("hostdevctl: REQUEST_ID_REUSED")
+@pytest.mark.parametrize("state", ["DETACHED", "DETACHING"])
+def test_a_repeat_of_what_was_taken_back_since_is_1(server: FakeHostdevd, hostdevctl: Run, state: str) -> None:
+    server.attached = assignment_pb2.AssignmentState.Value(f"ASSIGNMENT_STATE_{state}")
+    shown = hostdevctl("attach", "web", GPU, "--request-id", ASSIGNMENT)
+    assert (shown.status, shown.err) == (
+        1,
+        f"hostdevctl: web does not have it any more: {ASSIGNMENT} is {state}\n",
+    )
+
+
+def test_the_line_to_go_on_with_is_the_same_request(server: FakeHostdevd, hostdevctl: Run) -> None:
+    server.attached = assignment_pb2.ASSIGNMENT_STATE_ATTACHING
+    late = hostdevctl("attach", "web", GPU, "--yes", "--scope", "live", "--group-policy", "reserve-rest")
+    first = attaches(server)[1]
+    server.assignments = [fake_host.assignment(assignment_pb2.ASSIGNMENT_STATE_ATTACHING, first.request_id)]
+    hostdevctl(*shlex.split(late.err.partition("To wait again: hostdevctl ")[2]))
+    assert attaches(server)[2:] == [first]
 
 
 def test_detach_by_vm_and_device_or_by_assignment(server: FakeHostdevd, hostdevctl: Run) -> None:

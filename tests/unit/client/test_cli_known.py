@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from corpus.rendering import rendered
+from hostdev.cli.devices import _flat
+from hostdev.v1 import device_pb2
 from unit.client.fake_server import FakeHostdevd
 from unit.client.outcome import Run
 
@@ -32,3 +36,32 @@ def test_what_is_known_is_printed(server: FakeHostdevd, hostdevctl: Run, documen
     lines = hostdevctl("device", device.name).out.splitlines()
     for field in printed:
         assert any(line.strip().startswith(field + " ") and line.split()[-1] != field for line in lines), field
+
+
+class Descriptor:
+    """A field's descriptor with what those of protobuf 6.30 and 7 have in common: neither `is_repeated` nor `label`."""
+
+    def __init__(self, field: Any) -> None:
+        self.name: str = field.name
+        self.message_type = field.message_type
+
+
+class Old:
+    """A message whose fields have such descriptors."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    def ListFields(self) -> list[tuple[Descriptor, Any]]:  # noqa: N802 (protobuf's)
+        return [(Descriptor(field), value) for field, value in self._message.ListFields()]
+
+
+def test_fields_are_told_apart_by_what_every_protobuf_has() -> None:
+    link = device_pb2.NetDetail(interface="eth1", features=["rx", "tx"], ieee80203=True)
+    assert dict(_flat(Old(link))) == {  # type: ignore[arg-type]
+        "interface": "eth1",
+        "features": "rx tx",
+        "ieee80203": "True",
+    }
+    types = device_pb2.ApMatrixDetail(mdev_types=[device_pb2.MdevType(id="a"), device_pb2.MdevType(id="b")])
+    assert dict(_flat(types)) == {"mdev_types[0].id": "a", "mdev_types[1].id": "b"}

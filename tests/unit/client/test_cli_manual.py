@@ -24,6 +24,9 @@ def test_every_command_and_option_is_in_it(hostdevctl: Run) -> None:
                 for spelt in option.opts:
                     assert spelt.replace("-", "\\-") in page
     assert "whole-group|reserve-rest|single-only".replace("-", "\\-") in page
+    assert "CHANGE_KIND_UPSERT" in page
+    assert "earlier message" in page
+    assert "message or list" not in page
     for line in page.splitlines():
         assert not line.startswith("'")
         assert not line.startswith(".") or line[1:3] in {"TH", "SH", "PP", "TP", "RS", "RE", "B "}

@@ -79,7 +79,7 @@ def test_the_question_shows_the_group_and_takes_yes(server: FakeHostdevd, enviro
     assert status == 0, shown
     assert "IOMMU group 14" in shown
     assert f"Take {GPU}, {SOUND} from the host for web? [y/N]" in shown
-    assert [request.validate_only for request in server.asked(service_pb2.AttachRequest)] == [True, False]
+    assert [request.validate_only for request in server.asked(service_pb2.AttachRequest)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("typed", "expected"), [(b"\n", 1), (b"n\n", 1), (CTRL_C, 130)])
@@ -160,7 +160,7 @@ def test_interrupting_an_attach_says_how_to_join_it(server: FakeHostdevd, enviro
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
         assert process.stderr is not None
-        assert f"the server goes on. To wait again: hostdevctl attach web {GPU} --request-id" in process.stderr.read()
+        assert f"the server goes on. To wait again: hostdevctl attach web {GPU} --expect" in process.stderr.read()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

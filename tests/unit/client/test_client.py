@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from hostdev import HostdevApiError, HostdevClient, Tls, UnavailableError
+from hostdev.aio import AsyncHostdevClient
 from hostdev.channel import DEFAULT_ADDRESS, address_or_default
 from hostdev.v1 import device_pb2, service_pb2
 from unit.client import fake_host
@@ -95,3 +96,27 @@ def test_the_address_comes_from_the_environment_else_it_is_the_local_socket(monk
     assert address_or_default(None) == "lab:50051"
     monkeypatch.delenv("HOSTDEV_ADDRESS")
     assert address_or_default(None) == DEFAULT_ADDRESS
+
+
+def test_another_machine_is_not_called_without_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("lab:50051", "192.0.2.1:1", "[2001:db8::1]:50051", "127.evil.example:1", "localhost.example:1"):
+        with pytest.raises(ValueError, match="is another machine: give tls"):
+            HostdevClient(address)
+        with pytest.raises(ValueError, match="is another machine: give tls"):
+            AsyncHostdevClient(address)
+        HostdevClient(address, tls=Tls()).close()
+        HostdevClient(address, credentials=grpc.ssl_channel_credentials()).close()
+    for address in ("localhost:1", "LOCALHOST:1", "127.0.0.1:1", "127.1.2.3:1", "[::1]:1"):
+        HostdevClient(address).close()
+    monkeypatch.setenv("HOSTDEV_TLS_SERVER_NAME", "lab.example")
+    HostdevClient("lab:50051").close()
+
+
+def test_what_the_environment_says_of_tls_is_not_for_sockets(
+    server: FakeHostdevd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTDEV_TLS_CA", "/nonexistent/ca.pem")
+    with HostdevClient(server.address) as client:
+        assert client.get_host() == fake_host.host()
+    with pytest.raises(ValueError, match="a local socket is not encrypted: leave tls out"):
+        HostdevClient(server.address, tls=Tls())

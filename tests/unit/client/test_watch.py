@@ -126,6 +126,13 @@ def test_a_token_from_before_a_reset_is_never_sent_again(server: FakeHostdevd, c
     assert [request.changes_only for request in server.asked(WatchHoldersRequest)] == [True, False, False]
 
 
+@pytest.fixture
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests need not wait as long as a server."""
+    monkeypatch.setattr("hostdev.progress._SHORTEST_INTERVAL_S", 0.0)
+
+
+@pytest.mark.usefixtures("short_intervals")
 def test_three_silent_intervals_are_death(server: FakeHostdevd, client: HostdevClient) -> None:
     server.watches = [silent(bookmark("t1")), script(bookmark("t2"))]
     told: list[HostdevApiError] = []
@@ -137,6 +144,11 @@ def test_three_silent_intervals_are_death(server: FakeHostdevd, client: HostdevC
     assert "no sign of life" in told[0].message
 
 
+def test_an_interval_that_the_server_refuses_leaves_it_the_time_to_say_so() -> None:
+    assert [Patience(interval).silence_s for interval in (0, 0.5, 1, 15)] == [3, 3, 3, 45]
+
+
+@pytest.mark.usefixtures("short_intervals")
 def test_a_slow_reader_is_not_silence(server: FakeHostdevd, client: HostdevClient) -> None:
     server.watches = [script(bookmark("t1"), bookmark("t2"))]
     watch = client.watch_holders(patience=Patience(0.05, pause=lambda _: pytest.fail("interrupted")))

@@ -14,13 +14,12 @@ from typer.core import TyperGroup
 
 from hostdev.channel import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Tls, address_or_default
 from hostdev.cli import admin, assignments, attach, detach, devices, groups, holders, host, manual, tree, watch, why
+from hostdev.cli.anywhere import complete_with_globals_first, with_globals_first
 from hostdev.cli.failures import BROKEN_PIPE, INTERRUPTED, REFUSED, Refusal, abandon_output, report
 from hostdev.cli.output import Output, line, note
 from hostdev.cli.session import Session
 from hostdev.client import HostdevClient
 from hostdev.errors import HostdevApiError
-
-_GLOBAL = ("--address", "--output", "-o")
 
 
 class Commands(TyperGroup):
@@ -95,57 +94,47 @@ def connect(
     output: Annotated[Output, typer.Option("--output", "-o", help="Form of the answer.")] = Output.TABLE,
     tls_ca: Annotated[
         Path | None,
-        typer.Option(envvar="HOSTDEV_TLS_CA", exists=True, dir_okay=False, help="Encrypt; trust this CA (PEM)."),
+        typer.Option("--tls-ca", exists=True, dir_okay=False, help="Encrypt; trust this CA (PEM) [HOSTDEV_TLS_CA]."),
     ] = None,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(envvar="HOSTDEV_TLS_CERT", exists=True, dir_okay=False, help="This client's certificate (PEM)."),
+        typer.Option(
+            "--tls-cert", exists=True, dir_okay=False, help="This client's certificate (PEM) [HOSTDEV_TLS_CERT]."
+        ),
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(envvar="HOSTDEV_TLS_KEY", exists=True, dir_okay=False, help="Its private key (PEM)."),
+        typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key (PEM) [HOSTDEV_TLS_KEY]."),
     ] = None,
+    tls_server_name: Annotated[
+        str,
+        typer.Option(
+            "--tls-server-name",
+            metavar="NAME",
+            help="The name in the server's certificate, where the address has another [HOSTDEV_TLS_SERVER_NAME].",
+        ),
+    ] = "",
     show_version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Open the session that all commands share."""
     del show_version
-    client = HostdevClient(address, tls=_tls(tls_ca, tls_cert, tls_key))
+    files = (tls_ca, tls_cert, tls_key)
+    try:
+        # What the environment says of TLS is for addresses that can be encrypted, so the client reads it by itself.
+        given = any(files) or tls_server_name
+        client = HostdevClient(address, tls=Tls.from_environment(*files, tls_server_name) if given else None)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error} (--tls-ca, --tls-cert with --tls-key)") from None
+    except OSError as error:
+        raise typer.BadParameter(f"{error.filename}: {error.strerror}") from None
     context.obj = Session(client, output)
     context.call_on_close(client.close)
 
 
-def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
-    if ca is None and certificate is None and key is None:
-        return None
-    try:
-        return Tls(ca, certificate, key)
-    except ValueError:
-        raise typer.BadParameter("--tls-cert and --tls-key go together") from None
-
-
 for _part in (host, devices, tree, why, groups, attach, detach, assignments, holders, watch, admin, manual):
     _part.register(app)
-
-
-def with_globals_first(argv: Sequence[str]) -> list[str]:
-    """Let `-o json` and `--address ADDRESS` stand anywhere: no command has options of these names."""
-    moved: list[str] = []
-    rest: list[str] = []
-    waiting = iter(argv)
-    for argument in waiting:
-        if argument == "--":
-            rest += [argument, *waiting]
-        elif argument in _GLOBAL:
-            moved += [argument, *(value for value in (next(waiting, None),) if value is not None)]
-        elif argument.startswith(("--address=", "--output=")) or (
-            argument.startswith("-o") and argument[2:] in list(Output)
-        ):
-            moved.append(argument)
-        else:
-            rest.append(argument)
-    return moved + rest
 
 
 def run(argv: Sequence[str]) -> None:
@@ -153,4 +142,5 @@ def run(argv: Sequence[str]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A name that this terminal cannot show is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
+    complete_with_globals_first(os.environ)
     app(args=with_globals_first(argv), prog_name="hostdevctl")

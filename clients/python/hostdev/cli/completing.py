@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 
 import typer
 
-from hostdev.channel import ADDRESS_VARIABLE
+from hostdev.channel import Tls
 from hostdev.client import HostdevClient
 from hostdev.errors import HostdevError
 
@@ -19,9 +18,11 @@ Offer = tuple[str, str]
 
 def _offers(source: Callable[[HostdevClient], Iterable[Offer]]) -> Callable[[typer.Context, str], list[Offer]]:
     def complete(context: typer.Context, incomplete: str) -> list[Offer]:
-        address = context.find_root().params.get("address") or os.environ.get(ADDRESS_VARIABLE)
+        given = context.find_root().params
+        names = ("tls_ca", "tls_cert", "tls_key", "tls_server_name")
         try:
-            with HostdevClient(address, timeout_s=_PATIENCE_S) as client:
+            tls = Tls.from_environment(*(given[name] for name in names)) if any(map(given.get, names)) else None
+            with HostdevClient(given.get("address"), tls=tls, timeout_s=_PATIENCE_S) as client:
                 return [offer for offer in dict(source(client)).items() if offer[0].startswith(incomplete)]
         except (HostdevError, ValueError, OSError):
             return []

@@ -176,11 +176,13 @@ def _sheet(shown: device_pb2.Device) -> Iterator[RenderableType]:
 def _flat(message: Message) -> Iterator[tuple[str, str]]:
     """Every field that is set, by its path: `link.speed`, `mdev_types[0].id`."""
     for descriptor, value in message.ListFields():
-        values = list(value) if descriptor.is_repeated else [value]
+        # By its value: descriptors of protobuf 6.30 have no `is_repeated`, those of 7 no `label`.
+        repeated = not isinstance(value, (Message, str, bytes, int, float))
+        values = list(value) if repeated else [value]
         if descriptor.message_type is None:
             yield descriptor.name, " ".join(str(one) for one in values)
             continue
         for index, one in enumerate(values):
-            name = f"{descriptor.name}[{index}]" if descriptor.is_repeated else descriptor.name
+            name = f"{descriptor.name}[{index}]" if repeated else descriptor.name
             for path, text in _flat(one):
                 yield f"{name}.{path}", text

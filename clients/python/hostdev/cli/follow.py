@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import grpc
 from google.protobuf.json_format import MessageToDict
 
-from hostdev.cli.output import Output, compact, line
+from hostdev.cli.output import Output, compact, line, note
 from hostdev.cli.session import Session
 from hostdev.cli.words import plain
+from hostdev.errors import HostdevApiError
 from hostdev.listing import Listing
+from hostdev.progress import Patience
 from hostdev.v1 import service_pb2
 
 Item = TypeVar("Item", bound=Any)
+_AGAIN = frozenset({"REVISION_COMPACTED"})
+"""Reasons of a list that changed too much while its pages were walked."""
+
 Message = service_pb2.WatchHoldersResponse | service_pb2.WatchDevicesResponse
 
 
@@ -32,7 +38,12 @@ class Rows(Generic[Item]):
     text: Callable[[Item], str]
 
 
-def follow_rows(session: Session, rows: Rows[Item], watch: Callable[[str], Iterable[Message]]) -> None:
+def follow_rows(
+    session: Session,
+    rows: Rows[Item],
+    watch: Callable[[str], Iterable[Message]],
+    patience: Patience = Patience(),  # noqa: B008 (frozen)
+) -> None:
     """Print the rows, and every change of them, until interrupted. `watch` begins at a token."""
     listing = rows.fetch()
     known: dict[str, Any] = {}
@@ -40,8 +51,23 @@ def follow_rows(session: Session, rows: Rows[Item], watch: Callable[[str], Itera
         _print(session, *change)
     for message in watch(listing.resume_token):
         del message  # it says that something happened, or that time has passed
-        for change in _changes(known, rows.fetch(), rows, "+"):
+        for change in _changes(known, _fetched(rows, patience), rows, "+"):
             _print(session, *change)
+
+
+def _fetched(rows: Rows[Item], patience: Patience) -> list[Item]:
+    """The whole list, asked for until it comes: the server restarts under a list as it does under a watch."""
+    failures = 0
+    while True:
+        try:
+            return list(rows.fetch())
+        except HostdevApiError as error:
+            if not (error.unreachable or error.code is grpc.StatusCode.CANCELLED or error.reason in _AGAIN):
+                raise
+            failures += 1
+            pause_s = patience.pause_s(failures, error.retry_after_s)
+            tell_interruption(error, pause_s)
+            patience.pause(pause_s)
 
 
 def _changes(
@@ -65,3 +91,8 @@ def _print(session: Session, sign: str, name: str, message: dict[str, Any], text
             line(plain(name), flush=True)
         case Output.TABLE:
             line(f"{sign}  {plain(text)}", flush=True)
+
+
+def tell_interruption(error: HostdevApiError, pause_s: float) -> None:
+    """On standard error: the lines above may be old for so long."""
+    note(f"hostdevctl: the watch was interrupted ({error}); going on in {pause_s:.1f} s")

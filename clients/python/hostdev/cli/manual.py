@@ -12,7 +12,10 @@ from hostdev.cli.output import line
 
 _ENVIRONMENT = (
     ("HOSTDEV_ADDRESS", "The server, as \\-\\-address has it."),
-    ("HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY", "PEM files, as the options \\-\\-tls\\-\\&... have them."),
+    (
+        "HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT, HOSTDEV_TLS_KEY, HOSTDEV_TLS_SERVER_NAME",
+        "As \\-\\-tls\\-ca, \\-\\-tls\\-cert, \\-\\-tls\\-key, \\-\\-tls\\-server\\-name have them; not for sockets.",
+    ),
     ("HOSTDEVCTL_DEBUG", "Set to 1: where an internal error comes from."),
 )
 _STATUS = (
@@ -51,6 +54,12 @@ def page(root: Any) -> Iterator[str]:
     yield _escaped(
         "A DEVICE is libvirt's name of it (pci_0000_04_00_0), its uid, a PCI address (0000:04:00.0, 04:00.0), or a "
         "network interface or disk (eth1, sda) that it has. A VM is a name or a UUID."
+    )
+    yield ".PP"
+    yield _escaped(
+        "With -o json, --watch of devices and holders prints the messages of their watch; of assignments, eligible and "
+        'groups a line for each row, {"kind": ..., "item": ...}: kind is CHANGE_KIND_UPSERT for what is there, new or '
+        "changed, CHANGE_KIND_REMOVE for what is gone; item is what the list has."
     )
     yield ".SH OPTIONS"
     yield "These may stand anywhere on the line."

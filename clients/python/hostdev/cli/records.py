@@ -55,6 +55,12 @@ def refuse_failed(record: assignment_pb2.Assignment) -> None:
     raise Refusal(f"{failure.info.reason or 'ATTACH_FAILED'}: {failure.message}{undone}", failure.reasons)
 
 
+def refuse_detached(record: assignment_pb2.Assignment) -> None:
+    """A repeat may find that what it once attached was taken back since: the VM does not have it."""
+    if record.state in {assignment_pb2.ASSIGNMENT_STATE_DETACHED, assignment_pb2.ASSIGNMENT_STATE_DETACHING}:
+        raise Refusal(f"{record.vm.name} does not have it any more: {record.name} is {word(record, 'state')}")
+
+
 def refuse_unfinished(record: assignment_pb2.Assignment, *, wait_s: float, again: str) -> None:
     """Still attaching after a wait is no success: a script must not go on. A wait of 0 asked for no more."""
     if record.state != assignment_pb2.ASSIGNMENT_STATE_ATTACHING:

@@ -20,18 +20,18 @@ from hostdev.cli.filters import (
     Types,
     device_filter,
 )
+from hostdev.cli.follow import tell_interruption
 from hostdev.cli.marks import verdict
 from hostdev.cli.output import Output, json_line, note
 from hostdev.cli.session import Session, session_of
 from hostdev.cli.words import local_time, lower, plain, scopes
-from hostdev.errors import HostdevApiError
 from hostdev.progress import DEFAULT_BOOKMARK_INTERVAL_S, Patience
 from hostdev.v1 import device_pb2, holder_pb2, service_pb2
 
 Message = TypeVar("Message", service_pb2.WatchHoldersResponse, service_pb2.WatchDevicesResponse)
 
 ResumeOption = Annotated[
-    str, typer.Option("--resume", metavar="TOKEN", help="Go on after this resume token, of an earlier message or list.")
+    str, typer.Option("--resume", metavar="TOKEN", help="Go on after this resume token, of an earlier message.")
 ]
 ChangesOnlyOption = Annotated[bool, typer.Option("--changes-only", help="From now on, without what is there already.")]
 IntervalOption = Annotated[
@@ -116,7 +116,7 @@ def follow_holders(
         vms=vms,
         resume_token=resume,
         changes_only=changes_only,
-        patience=Patience(interval_s, interrupted=_tell_interruption),
+        patience=Patience(interval_s, interrupted=tell_interruption),
     )
     _print(session, messages, _holder_lines)
 
@@ -134,14 +134,14 @@ def follow_devices(
         wanted,
         resume_token=resume,
         changes_only=changes_only,
-        patience=Patience(interval_s, interrupted=_tell_interruption),
+        patience=Patience(interval_s, interrupted=tell_interruption),
     )
     _print(session, messages, _device_lines)
 
 
 def device_changes(session: Session) -> Callable[[str], Iterator[service_pb2.WatchDevicesResponse]]:
     """A watch of all devices that begins at a token, for those who only want to know that something has changed."""
-    patience = Patience(interrupted=_tell_interruption)
+    patience = Patience(interrupted=tell_interruption)
 
     def begin(token: str) -> Iterator[service_pb2.WatchDevicesResponse]:
         messages = session.client.watch_devices(resume_token=token, patience=patience)
@@ -154,7 +154,7 @@ def holder_changes(
     session: Session, *, interval_s: float
 ) -> Callable[[str], Iterator[service_pb2.WatchHoldersResponse]]:
     """The same of all holders, with a sign of life at every interval."""
-    patience = Patience(interval_s, interrupted=_tell_interruption)
+    patience = Patience(interval_s, interrupted=tell_interruption)
     return lambda token: session.client.watch_holders(resume_token=token, patience=patience)
 
 
@@ -221,7 +221,3 @@ def _origin(change: service_pb2.HolderChange | service_pb2.DeviceChange) -> str:
 def _reset(message: service_pb2.WatchHoldersResponse | service_pb2.WatchDevicesResponse) -> Iterator[str]:
     if message.WhichOneof("event") == "reset":
         yield f"!  {lower(message.reset, 'reason')}: forget the lines above, all that is there follows"
-
-
-def _tell_interruption(error: HostdevApiError, pause_s: float) -> None:
-    note(f"hostdevctl: the watch was interrupted ({error}); going on in {pause_s:.1f} s")
