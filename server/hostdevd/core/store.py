@@ -31,6 +31,7 @@ from hostdevd.core.model import (
     HostUse,
     HostUseKind,
     HostUses,
+    NetFacts,
     Network,
     NodeDevice,
     PciFacts,
@@ -291,6 +292,12 @@ class Store:
     def freeze(self, vm: str, devices: Iterable[str]) -> None:
         """Keep the holders of these devices (uids) in this VM as they are until `thaw`: an operation is under way."""
         self._frozen[vm] = self._frozen.get(vm, frozenset()) | frozenset(devices)
+
+    def interfaces_in_work(self) -> frozenset[str]:
+        """The network interfaces of the devices that operations work on, as libvirt last listed them."""
+        names = (self._identities.name(uid) for uids in self._frozen.values() for uid in uids)
+        below = (node for name in names if name is not None for node in self.graph.descendants(name))
+        return frozenset(node.facts.interface for node in below if isinstance(node.facts, NetFacts))
 
     def thaw(self, vm: str, devices: Iterable[str]) -> None:
         """Show what became of the devices that were frozen; call within `change`."""

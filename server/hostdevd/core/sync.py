@@ -384,8 +384,11 @@ class Sync:
             self._store.put_networks(networks)
 
     def listed(self) -> frozenset[str] | None:
-        """The interfaces that libvirt lists (`Listed`)."""
-        return self._store.graph.interfaces() if self.connected else None
+        """The interfaces that libvirt lists (`Listed`).
+
+        Without those of devices that an operation works on: they go with the driver, and libvirt hears of it later.
+        """
+        return self._store.graph.interfaces() - self._store.interfaces_in_work() if self.connected else None
 
     async def read_uses(self, source: ChangeSource) -> None:
         """Read the host's uses and the drivers of all PCI functions again."""
