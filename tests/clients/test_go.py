@@ -79,15 +79,34 @@ def test_the_example_says_why_it_cannot(programs: Path, simulated_server: Simula
     assert (done.returncode, done.stderr) == (1, "VM_NOT_FOUND: there is no virtual machine nobody\n")
 
 
+def module_in(directory: Path) -> str:
+    """A module of its own that has the client as its neighbour: the pages' reader has it so. Returns the client's path."""
+    for name in ("go.mod", "go.sum"):
+        (directory / name).write_text((MODULE / name).read_text())
+    client = "github.com/hostdevd/hostdevd/clients/go"
+    mod = (directory / "go.mod").read_text().replace(f"module {client}", "module pages", 1)
+    (directory / "go.mod").write_text(f"{mod}\nrequire {client} v0.0.0\n\nreplace {client} => {MODULE}\n")
+    return client
+
+
+def test_the_program_of_the_readme_compiles(tmp_path: Path) -> None:
+    (program,) = GO_BLOCK.findall((MODULE / "README.md").read_text())
+    module_in(tmp_path)
+    (tmp_path / "main.go").write_text(program)
+    vetted = ran(GO, "vet", "-mod=mod", "./...", cwd=tmp_path)
+    assert vetted.returncode == 0, vetted.stderr
+
+
+def test_the_example_takes_its_options_on_either_side(programs: Path, simulated_server: Simulated) -> None:
+    done = ran(programs / "orchestrator", simulated_server.tcp, "--vm", "nobody")
+    assert (done.returncode, done.stderr) == (1, "VM_NOT_FOUND: there is no virtual machine nobody\n")
+    assert ran(programs / "orchestrator", simulated_server.tcp, "--vm", "alpha", "more").returncode == 2
+
+
 def test_the_go_of_the_documentation_compiles(tmp_path: Path) -> None:
     blocks = [block for page in (ROOT / "docs").rglob("*.md") for block in GO_BLOCK.findall(page.read_text())]
     assert blocks
-    # A module of its own that has the client as its neighbour: the pages' reader has it so.
-    for name in ("go.mod", "go.sum"):
-        (tmp_path / name).write_text((MODULE / name).read_text())
-    client = "github.com/hostdevd/hostdevd/clients/go"
-    mod = (tmp_path / "go.mod").read_text().replace(f"module {client}", "module pages", 1)
-    (tmp_path / "go.mod").write_text(f"{mod}\nrequire {client} v0.0.0\n\nreplace {client} => {MODULE}\n")
+    client = module_in(tmp_path)
     for number, block in enumerate(blocks):
         (tmp_path / f"block{number}.go").write_text(
             f'package pages\n\nimport (\n\t"context"\n\t"fmt"\n\n\t"{client}/hostdev"\n'

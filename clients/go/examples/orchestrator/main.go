@@ -1,7 +1,7 @@
 // Command orchestrator gives a VM the first network device that can be had, and takes it back: find, dry run, attach,
 // follow the holders until it is there, detach, follow until it is gone.
 //
-//	orchestrator [--vm VM] [ADDRESS]
+//	orchestrator [ADDRESS] [--vm VM]
 package main
 
 import (
@@ -22,12 +22,24 @@ import (
 
 func main() {
 	vm := flag.String("vm", "alpha", "the VM's name or UUID")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "orchestrator [ADDRESS] [--vm VM]; ADDRESS is HOSTDEV_ADDRESS when left out")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	address := flag.Arg(0)
+	if flag.NArg() > 1 { // the package stops at the address: what stands behind it counts as well
+		_ = flag.CommandLine.Parse(flag.Args()[1:]) // ends the program when it does not know an option
+		if flag.NArg() > 0 {
+			flag.Usage()
+			os.Exit(2)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if err := orchestrate(ctx, flag.Arg(0), *vm); err != nil {
+	if err := orchestrate(ctx, address, *vm); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		for refused := (*hostdev.Error)(nil); errors.As(err, &refused); err = nil {
 			for _, reason := range refused.Reasons {
