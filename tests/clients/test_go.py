@@ -80,7 +80,7 @@ def test_the_example_says_why_it_cannot(programs: Path, simulated_server: Simula
 
 
 def module_in(directory: Path) -> str:
-    """A module of its own that has the client as its neighbour: the pages' reader has it so. Returns the client's path."""
+    """A module with the client as its neighbour, as the reader of a page has it; returns the client's path."""
     for name in ("go.mod", "go.sum"):
         (directory / name).write_text((MODULE / name).read_text())
     client = "github.com/hostdevd/hostdevd/clients/go"
