@@ -26,8 +26,8 @@ SOURCES: dict[int, str] = {number: name for name, number in service_pb2.ChangeSo
 class Follower:
     """A client that applies a watch, on a thread of its own: what it then has is `items`."""
 
-    def __init__(self, call: Any, kind: str) -> None:
-        self.items: dict[str, Any] = {}
+    def __init__(self, call: Any, kind: str, items: dict[str, Any]) -> None:
+        self.items = dict(items)
         self.changes: list[tuple[int, Any]] = []
         """Source and item of every change so far."""
         self.kinds: list[str] = []
@@ -100,16 +100,17 @@ class Service:
         check = next(one for one in self.host().checks if one.code == host_pb2.HOST_CHECK_CODE_LIBVIRT)
         return host_pb2.HostCheckStatus.Name(check.status).rpartition("_")[2]
 
-    def follow_holders(self, token: str = "") -> Follower:
+    def follow_holders(self, token: str = "", items: dict[str, Any] | None = None) -> Follower:
+        """`items` is what the client had at the token: before the first message, which may change it."""
         request = service_pb2.WatchHoldersRequest(resume_token=token, bookmark_interval=INTERVAL)
-        return self._follow(self.api.stub.WatchHolders(request), "holder")
+        return self._follow(self.api.stub.WatchHolders(request), "holder", items)
 
     def follow_devices(self, token: str = "") -> Follower:
         request = service_pb2.WatchDevicesRequest(resume_token=token, bookmark_interval=INTERVAL)
         return self._follow(self.api.stub.WatchDevices(request), "device")
 
-    def _follow(self, call: Any, kind: str) -> Follower:
-        follower = Follower(call, kind)
+    def _follow(self, call: Any, kind: str, items: dict[str, Any] | None = None) -> Follower:
+        follower = Follower(call, kind, items or {})
         self._followers.append(follower)
         return follower
 
