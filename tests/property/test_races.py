@@ -57,7 +57,7 @@ def add_vms(scene: Scene) -> list[str]:
     return names
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_exactly_one_of_those_that_race_for_a_group_wins_it(scene: Scene) -> None:  # noqa: C901  a round is one story
     vms = add_vms(scene)
     dice = random.Random(20)
