@@ -112,7 +112,7 @@ def change_the_world(directory: Path) -> None:
     change("alpha")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_watch_goes_on_over_an_end_in_order_and_is_told_exactly_what_happened(tmp_path: Path) -> None:
     watcher, at_the_end = Watcher(), Watcher()
     with running(tmp_path) as (process, api):
@@ -143,7 +143,7 @@ def test_a_watch_goes_on_over_an_end_in_order_and_is_told_exactly_what_happened(
         watch.cancel()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_watch_over_kills_at_any_moment_is_told_the_difference_or_begins_anew(tmp_path: Path) -> None:
     watcher, chance = Watcher(), random.Random(5)
     early: tuple[Holders, str] | None = None

@@ -17,7 +17,7 @@ VECTORS = sorted((ROOT / "clients" / "vectors").glob("*.json"))
 BIN = Path(sys.executable).parent
 """Where the lock put node and npm, and hostdevd."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,7 @@ def grpcurl() -> Path:
     return Path(built.stdout.strip())
 
 
-@pytest.mark.timeout(300)  # a dozen programs start one after the other; on a loaded machine that takes its time
+@pytest.mark.timeout(600)  # a dozen programs start one after the other; on a loaded machine that takes its time
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_a_page_prints_what_it_shows(page: Page, tmp_path: Path, grpcurl: Path) -> None:
     with (

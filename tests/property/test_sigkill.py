@@ -78,7 +78,7 @@ def open_steps(database: Path) -> int:
         return found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("what", ["attach", "detach"])
 def test_a_kill_at_any_step_is_all_or_nothing(tmp_path: Path, what: str) -> None:
     database = tmp_path / "state" / "state.sqlite"
