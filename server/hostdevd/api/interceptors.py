@@ -84,6 +84,9 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
                 await _abort(context, error)
             except grpc.aio.AbortError:
                 raise
+            except grpc.aio.InternalError:
+                # A write or read of the library's that failed: the client went in the middle of it.
+                raise asyncio.CancelledError from None
             except HypervisorGone:
                 await _abort(
                     context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
