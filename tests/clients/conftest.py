@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,10 +14,3 @@ def simulated_server() -> Iterator[Simulated]:
     """One service, fresh."""
     with simulating() as served:
         yield served
-
-
-@pytest.fixture
-def simulated_servers() -> Iterator[Callable[[], Simulated]]:
-    """As many fresh services as it is called for."""
-    with ExitStack() as stack:
-        yield lambda: stack.enter_context(simulating())
