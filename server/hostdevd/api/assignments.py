@@ -52,7 +52,7 @@ class AssignmentRpcs:
                 scope=_scope(request),
                 expected_affected=expected,
             ),
-            caller=caller_of(context),
+            caller=caller_of(context).name,
             request_id=request_id(request.request_id),
             validate_only=request.validate_only,
             wait_s=_wait(request, context),
@@ -73,7 +73,7 @@ class AssignmentRpcs:
                 device=text("device", request.device, required=not name),
                 scope=_scope(request),
             ),
-            caller=caller_of(context),
+            caller=caller_of(context).name,
             validate_only=request.validate_only,
             wait_s=_wait(request, context),
         )

@@ -12,6 +12,7 @@ from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.requests import check_host
 from hostdevd.api.watch import Hub
+from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller
 from hostdevd.core.engine import Engine
 from hostdevd.core.model import Check
 from hostdevd.core.store import Store
@@ -37,7 +38,6 @@ class Context:
             self.sync.require()
 
 
-def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Who calls, as far as the listener tells: the local socket, or loopback."""
-    peer: str = context.peer() or ""
-    return "unix" if peer.startswith("unix:") else "loopback"
+def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+    """Who calls, as far as the listener tells."""
+    return UNKNOWN if (context.peer() or "").startswith("unix") else LOOPBACK

@@ -9,6 +9,9 @@ from hostdevd.core.failures import request_id_reused
 from hostdevd.core.journal import RequestRecord
 from hostdevd.core.plan import AttachRequest
 
+_ANY_PEER = "unix"
+"""Whoever was at a unix socket, in journals of before the kernel was asked who it is."""
+
 
 class Requests:
     """All ids that are remembered, as the journal has them."""
@@ -30,7 +33,7 @@ class Requests:
     def repeated(self, request_id: str, caller: str, fingerprint: str) -> RequestRecord:
         """The record of an id that is known; `REQUEST_ID_REUSED` for another caller's or another request."""
         record = self._records[request_id]
-        if record.caller != caller or record.fingerprint != fingerprint:
+        if not _is_same(record.caller, caller) or record.fingerprint != fingerprint:
             raise request_id_reused(request_id)
         return record
 
@@ -43,6 +46,11 @@ class Requests:
         for record in tuple(self._records.values()):
             if record.time < before and record.assignment not in assignments:
                 del self._records[record.request_id]
+
+
+def _is_same(recorded: str, caller: str) -> bool:
+    """Whether a name of `Caller.name` is the one that a record has."""
+    return recorded == caller or (recorded == _ANY_PEER and caller.startswith("uid:"))
 
 
 def fingerprint(request: AttachRequest) -> str:
