@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 
 from hostdevd.core.addresses import DeviceSource, MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
 from hostdevd.core.model import MdevFacts, NetFacts, NodeDevice, PciFacts, ScsiFacts, UsbFacts, UsbInterfaceFacts
+from hostdevd.core.multimap import MultiMap
 
 BRIDGE_CLASS = 0x06
 PCI_TO_PCI_BRIDGE = 0x0604
@@ -23,13 +24,13 @@ class DeviceGraph:
 
     def __init__(self, devices: Iterable[NodeDevice] = ()) -> None:
         self._nodes: dict[str, NodeDevice] = {}
-        self._children: defaultdict[str, set[str]] = defaultdict(set)
-        self._iommu: defaultdict[int, set[str]] = defaultdict(set)
-        self._by_source: defaultdict[DeviceSource, set[str]] = defaultdict(set)
+        self._children: MultiMap[str, str] = MultiMap()
+        self._iommu: MultiMap[int, str] = MultiMap()
+        self._by_source: MultiMap[DeviceSource, str] = MultiMap()
         self._by_path: dict[str, str] = {}
-        self._by_interface: defaultdict[str, set[str]] = defaultdict(set)
-        self._of_function: defaultdict[PciAddress, set[str]] = defaultdict(set)
-        self._by_type: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_interface: MultiMap[str, str] = MultiMap()
+        self._of_function: MultiMap[PciAddress, str] = MultiMap()
+        self._by_type: MultiMap[str, str] = MultiMap()
         # In order, as they are asked for again and again; taken back by `_unsort`.
         self._children_sorted: dict[str, tuple[str, ...]] = {}
         self._members_sorted: dict[int, tuple[NodeDevice, ...]] = {}
@@ -42,20 +43,20 @@ class DeviceGraph:
         self.remove(device.name)
         self._nodes[device.name] = device
         self._unsort(device)
-        self._by_type[device.type].add(device.name)
+        self._by_type.add(device.type, device.name)
         if device.parent is not None:
-            self._children[device.parent].add(device.name)
+            self._children.add(device.parent, device.name)
         group = iommu_group_of(device)
         if group is not None:
-            self._iommu[group].add(device.name)
+            self._iommu.add(group, device.name)
         for source in sources_of(device):
-            self._by_source[source].add(device.name)
+            self._by_source.add(source, device.name)
         if device.path:
             self._by_path[device.path] = device.name
         if isinstance(device.facts, NetFacts):
-            self._by_interface[device.facts.interface].add(device.name)
+            self._by_interface.add(device.facts.interface, device.name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
-            self._of_function[device.facts.phys_function].add(device.name)
+            self._of_function.add(device.facts.phys_function, device.name)
 
     def remove(self, name: str) -> None:
         """Forget a device; nothing happens when it is not there. Its children stay, without parent."""
@@ -63,20 +64,20 @@ class DeviceGraph:
         if device is None:
             return
         self._unsort(device)
-        self._by_type[device.type].discard(name)
+        self._by_type.discard(device.type, name)
         if device.parent is not None:
-            self._children[device.parent].discard(name)
+            self._children.discard(device.parent, name)
         group = iommu_group_of(device)
         if group is not None:
-            self._iommu[group].discard(name)
+            self._iommu.discard(group, name)
         for source in sources_of(device):
-            self._by_source[source].discard(name)
+            self._by_source.discard(source, name)
         if device.path and self._by_path.get(device.path) == name:
             del self._by_path[device.path]
         if isinstance(device.facts, NetFacts):
-            self._by_interface[device.facts.interface].discard(device.name)
+            self._by_interface.discard(device.facts.interface, device.name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
-            self._of_function[device.facts.phys_function].discard(device.name)
+            self._of_function.discard(device.facts.phys_function, device.name)
 
     def _unsort(self, device: NodeDevice) -> None:
         if device.parent is not None:
@@ -97,20 +98,20 @@ class DeviceGraph:
 
     def of_type(self, kind: str) -> frozenset[str]:
         """Names of the devices of a type."""
-        return frozenset(self._by_type.get(kind, ()))
+        return frozenset(self._by_type.get(kind))
 
     def children(self, name: str) -> tuple[str, ...]:
         """Names of the devices directly below, sorted."""
-        if not self._children.get(name):
+        if name not in self._children:
             return ()
         known = self._children_sorted.get(name)
         if known is None:
-            known = self._children_sorted[name] = tuple(sorted(self._children[name]))
+            known = self._children_sorted[name] = tuple(sorted(self._children.get(name)))
         return known
 
     def descendants(self, name: str) -> Iterator[NodeDevice]:
         """Everything below a device, parents before children."""
-        if not self._children.get(name):
+        if name not in self._children:
             return
         seen = {name}
         todo = deque(self.children(name))
@@ -138,22 +139,22 @@ class DeviceGraph:
         """The members of an IOMMU group, by name."""
         known = self._members_sorted.get(group)
         if known is None:
-            known = tuple(self._nodes[name] for name in sorted(self._iommu.get(group, ())))
+            known = tuple(self._nodes[name] for name in sorted(self._iommu.get(group)))
             if known:
                 self._members_sorted[group] = known
         return known
 
     def has_iommu_groups(self) -> bool:
         """Whether any device is in an IOMMU group: then the host's IOMMU is on."""
-        return any(self._iommu.values())
+        return bool(self._iommu)
 
     def iommu_groups(self) -> tuple[int, ...]:
         """The numbers of all IOMMU groups that have a member."""
-        return tuple(sorted(number for number, names in self._iommu.items() if names))
+        return tuple(sorted(self._iommu))
 
     def at(self, source: DeviceSource) -> tuple[str, ...]:
         """Names of the devices at an address, UUID or vendor:product."""
-        names = self._by_source.get(source, ())
+        names = self._by_source.get(source)
         return tuple(sorted(names)) if len(names) > 1 else tuple(names)
 
     def by_path(self, path: str) -> str | None:
@@ -167,11 +168,11 @@ class DeviceGraph:
 
     def interfaces(self) -> frozenset[str]:
         """The names of all network interfaces (`eth0`)."""
-        return frozenset(interface for interface, names in self._by_interface.items() if names)
+        return frozenset(self._by_interface)
 
     def interface(self, interface: str) -> tuple[str, ...]:
         """Names of the devices that are this network interface: two for a moment while one is renamed."""
-        return tuple(sorted(self._by_interface.get(interface, ())))
+        return tuple(sorted(self._by_interface.get(interface)))
 
     def virtual_functions(self, function: PciFacts) -> tuple[PciAddress, ...]:
         """A function's VFs: those that it lists, and those that call it theirs.
@@ -180,7 +181,7 @@ class DeviceGraph:
         """
         if not (function.virt_functions or self._of_function):
             return ()
-        own = (self._nodes[name].facts for name in sorted(self._of_function.get(function.address, ())))
+        own = (self._nodes[name].facts for name in sorted(self._of_function.get(function.address)))
         theirs = (facts.address for facts in own if isinstance(facts, PciFacts))
         return tuple(dict.fromkeys((*function.virt_functions, *theirs)))
 
@@ -215,7 +216,7 @@ class DeviceGraph:
                 continue
             group = iommu_group_of(node)
             if group is not None:
-                found |= self._iommu[group]
+                found.update(self._iommu.get(group))
             if isinstance(node.facts, PciFacts):
                 linked = (node.facts.phys_function, *self.virtual_functions(node.facts))
                 found |= {other for address in linked if address is not None for other in self.at(address)}

@@ -57,7 +57,7 @@ class Step(Generic[T]):
     change: Change[T]
 
 
-Line = deque[Step[T]]
+Line = list[Step[T]]
 """What happened to one item, in order."""
 
 
@@ -95,7 +95,7 @@ class History(Generic[T]):
             self._batches.popleft()
             for change in first.changes:
                 line = self._lines[change.key]
-                line.popleft()
+                del line[0]
                 if not line:
                     del self._lines[change.key]
             self._count -= len(first.changes)
@@ -105,7 +105,7 @@ class History(Generic[T]):
         self._batches.append(batch)
         self._count += len(batch.changes)
         for change in batch.changes:
-            line = self._lines.pop(change.key, None) or deque()  # to the end: they stand by their last change
+            line = self._lines.pop(change.key, None) or []  # to the end: they stand by their last change
             line.append(Step(batch.revision, change))
             self._lines[change.key] = line
 

@@ -22,6 +22,7 @@ from hostdevd.core.model import (
     StorageFacts,
     UsbFacts,
 )
+from hostdevd.core.multimap import MultiMap
 from hostdevd.core.ports import IdentityFacts
 
 FactsOf = Callable[[NodeDevice], IdentityFacts]
@@ -166,8 +167,8 @@ class Identities:
     def replace(self, known: Iterable[Identity]) -> None:
         """Begin anew with these, none of them here: every device is to be resolved again."""
         self._by_uid: dict[str, Identity] = {}
-        self._by_key: dict[str, set[str]] = {}
-        self._by_serial_left_out: dict[str, set[str]] = {}
+        self._by_key: MultiMap[str, str] = MultiMap()
+        self._by_serial_left_out: MultiMap[str, str] = MultiMap()
         self._uid_of: dict[str, str] = {}
         self._name_of: dict[str, str] = {}
         self._keys_of: dict[str, tuple[str, ...]] = {}
@@ -230,14 +231,7 @@ class Identities:
     def resolve(self, graph: DeviceGraph, names: Iterable[str], facts_of: FactsOf) -> None:
         """Give each of these present devices its uid: strongest keys first, over all of them."""
         names = tuple(names)
-        todo = {}
-        for name in names:
-            node = graph.nodes[name]
-            if name in self._uid_of and self._seen.get(name) == node.facts and _is_passing(graph, node, facts_of):
-                continue  # it keeps its uid until libvirt says more
-            keys = identity_keys(graph, node, facts_of)
-            if self._keys_of.get(name) != keys:
-                todo[name] = keys
+        todo = {name: keys for name in names if (keys := self._new_keys(graph, name, facts_of)) is not None}
         before = {name: self._uid_of.get(name) for name in todo}
         self.forget(todo)
         self._seen.update((name, graph.nodes[name].facts) for name in names)
@@ -250,6 +244,17 @@ class Identities:
             if not self._claim_by_untold_serial(name, keys, before[name]):
                 self._create(name, keys)
 
+    def is_stale(self, graph: DeviceGraph, name: str, facts_of: FactsOf) -> bool:
+        """Whether the host tells now that a present device is another than the one it was."""
+        return self._new_keys(graph, name, facts_of) is not None
+
+    def _new_keys(self, graph: DeviceGraph, name: str, facts_of: FactsOf) -> tuple[str, ...] | None:
+        node = graph.nodes[name]
+        if name in self._uid_of and self._seen.get(name) == node.facts and _is_passing(graph, node, facts_of):
+            return None  # it keeps its uid until libvirt says more
+        keys = identity_keys(graph, node, facts_of)
+        return keys if self._keys_of.get(name) != keys else None
+
     def _claim_by_untold_serial(self, name: str, keys: tuple[str, ...], before: str | None) -> bool:
         """A function of which the serial is told on one side only is the known one of its place and model.
 
@@ -261,7 +266,7 @@ class Identities:
             return False
         free = [
             uid
-            for uid in self._by_serial_left_out.get(left_out, ())
+            for uid in self._by_serial_left_out.get(left_out)
             if uid not in self._name_of and left_out in {key, self._by_uid[uid].keys[0]}
         ]
         if before not in free and len(free) != 1:
@@ -279,16 +284,14 @@ class Identities:
             equals.setdefault(keys[0], []).append(name)
         for key, names in equals.items():
             free = [
-                uid
-                for uid in self._by_key.get(key, ())
-                if uid not in self._name_of and self._by_uid[uid].keys[0] == key
+                uid for uid in self._by_key.get(key) if uid not in self._name_of and self._by_uid[uid].keys[0] == key
             ]
             if len(names) > 1 and len(free) == len(names):
                 for name, uid in zip(sorted(names), _as_made(key, free), strict=True):
                     self._take(name, todo.pop(name), uid)
 
     def _claim(self, name: str, keys: tuple[str, ...], key: str, among: Iterable[tuple[str, ...]]) -> bool:
-        free = [uid for uid in self._by_key.get(key, ()) if uid not in self._name_of]
+        free = [uid for uid in self._by_key.get(key) if uid not in self._name_of]
         # Two newcomers that fit the same weak key are not told apart by it.
         if len(free) != 1 or (key != keys[0] and sum(key in other for other in among) > 1):
             return False
@@ -314,13 +317,13 @@ class Identities:
     def _remember(self, identity: Identity, *, save: bool = False) -> None:
         before = self._by_uid.get(identity.uid)
         for key in before.keys if before else ():
-            self._by_key.get(key, set()).discard(identity.uid)
+            self._by_key.discard(key, identity.uid)
         self._by_uid[identity.uid] = identity
         # The serial alone ever changes here, so this needs no taking back.
         left_out = _serial_left_out(identity.keys[0])
         if left_out is not None:
-            self._by_serial_left_out.setdefault(left_out, set()).add(identity.uid)
+            self._by_serial_left_out.add(left_out, identity.uid)
         for key in identity.keys:
-            self._by_key.setdefault(key, set()).add(identity.uid)
+            self._by_key.add(key, identity.uid)
         if save:
             self.unsaved.append(identity)

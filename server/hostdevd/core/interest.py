@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from hostdevd.core.addresses import BlockPath, DeviceSource
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.holders import BlockPaths, Held, devices_of
 from hostdevd.core.model import Domain
+from hostdevd.core.multimap import MultiMap
 
 
 class Interest:
@@ -16,8 +16,8 @@ class Interest:
 
     def __init__(self, block_paths: BlockPaths) -> None:
         self._block_paths = block_paths
-        self._by_source: defaultdict[DeviceSource, set[str]] = defaultdict(set)
-        self._by_device: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_source: MultiMap[DeviceSource, str] = MultiMap()
+        self._by_device: MultiMap[str, str] = MultiMap()
         self._sources: dict[str, frozenset[DeviceSource]] = {}
         self._devices: dict[str, frozenset[str]] = {}
         self._disks: dict[str, frozenset[BlockPath]] = {}
@@ -32,25 +32,25 @@ class Interest:
         self._sources[uuid] = sources - self._disks[uuid]
         self._devices[uuid] = frozenset(one.device for one in held)
         for source in self._sources[uuid]:
-            self._by_source[source].add(uuid)
+            self._by_source.add(source, uuid)
         for device in self._devices[uuid]:
-            self._by_device[device].add(uuid)
+            self._by_device.add(device, uuid)
 
     def remove(self, uuid: str) -> None:
         """Forget a domain; nothing happens when it is not known."""
         for source in self._sources.pop(uuid, ()):
-            self._drop(self._by_source, source, uuid)
+            self._by_source.discard(source, uuid)
         for device in self._devices.pop(uuid, ()):
-            self._drop(self._by_device, device, uuid)
+            self._by_device.discard(device, uuid)
         self._disks.pop(uuid, None)
 
     def holding(self, devices: Iterable[str]) -> set[str]:
         """The domains that hold one of these devices."""
-        return {uuid for device in devices for uuid in self._by_device.get(device, ())}
+        return self._by_device.of_any(devices)
 
     def naming(self, sources: Iterable[DeviceSource]) -> set[str]:
         """The domains of which a definition names one of these addresses."""
-        return {uuid for source in sources for uuid in self._by_source.get(source, ())}
+        return self._by_source.of_any(sources)
 
     def on_disks(self, graph: DeviceGraph, devices: set[str]) -> set[str]:
         """The domains with a block device that one of these devices carries now: each is looked up on the host."""
@@ -59,10 +59,3 @@ class Interest:
             for uuid, disks in self._disks.items()
             if any(not devices.isdisjoint(devices_of(graph, disk, self._block_paths)) for disk in disks)
         }
-
-    @staticmethod
-    def _drop(index: defaultdict[DeviceSource, set[str]] | defaultdict[str, set[str]], key: object, uuid: str) -> None:
-        named = index[key]  # type: ignore[index]  # one function for both indexes
-        named.discard(uuid)
-        if not named:
-            del index[key]  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ from hostdevd.core.model import (
     NodeDevice,
     PciFacts,
 )
+from hostdevd.core.multimap import MultiMap
 from hostdevd.core.past import Lives, Past
 from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.pools import PoolUses, is_given, pool_uses
@@ -93,8 +94,8 @@ class Store:
         self._holders_of_device: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._holders_of_vm: defaultdict[str, dict[str, Holder]] = defaultdict(dict)
         self._assignment_of: dict[tuple[str, str], str] = {}
-        self._by_service: defaultdict[str, set[str]] = defaultdict(set)
-        self._claims: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_service: MultiMap[str, str] = MultiMap()
+        self._claims: MultiMap[str, str] = MultiMap()
         self.graph = DeviceGraph()
         self.lives = lives
         self.revision = revision
@@ -160,6 +161,17 @@ class Store:
     def driver(self, name: str) -> DriverState | None:
         """What was read of a device's driver when its view was derived."""
         return self._drivers.get(name)
+
+    def is_outdated(self, name: str) -> bool:
+        """Whether the host tells another identity or driver of a known device now than when its view was derived."""
+        node = self.graph.get(name)
+        if node is None:
+            return False
+        if isinstance(node.facts, PciFacts):
+            state = self._senses.driver(node.facts.address)
+            if state.present and state != self._drivers.get(name):
+                return True
+        return self._identities.is_stale(self.graph, name, self._senses.identity)
 
     def bars(self, address: PciAddress) -> tuple[Bar, ...]:
         """The memory regions of a PCI function, read now."""
@@ -323,7 +335,7 @@ class Store:
         """Forget an assignment; call within `change`."""
         gone = self.assignments.pop(name, None)
         if gone is not None:
-            self._by_service[gone.vm.uuid].discard(name)
+            self._by_service.discard(gone.vm.uuid, name)
             self._claim(gone, claimed=False)
             self._dirty_domains.add(gone.vm.uuid)
             self._assignments_changed = True
@@ -331,9 +343,9 @@ class Store:
     # --- deriving ------------------------------------------------------------------------------------
 
     def _index_assignment(self, assignment: Assignment) -> None:
-        self._by_service[assignment.vm.uuid].discard(assignment.name)
+        self._by_service.discard(assignment.vm.uuid, assignment.name)
         if assignment.config and not assignment.state.closed and any(one.by_service for one in assignment.devices):
-            self._by_service[assignment.vm.uuid].add(assignment.name)
+            self._by_service.add(assignment.vm.uuid, assignment.name)
         for device in assignment.devices:
             key = (assignment.vm.uuid, device.alias)
             if assignment.state.closed:
@@ -345,9 +357,9 @@ class Store:
     def _claim(self, assignment: Assignment, *, claimed: bool) -> None:
         for device in assignment.devices:
             if claimed:
-                self._claims[device.uid].add(assignment.name)
+                self._claims.add(device.uid, assignment.name)
             else:
-                self._claims[device.uid].discard(assignment.name)
+                self._claims.discard(device.uid, assignment.name)
             name = self._identities.name(device.uid)
             if name is not None:
                 self._dirty_devices |= self.graph.related(name)
@@ -476,7 +488,7 @@ class Store:
     def _with_service(self, domain: Domain, uuid: str) -> tuple[Held, ...]:
         """What a domain holds, with what hostdevd keeps in its place (`CONFIG_BY_SERVICE`)."""
         held = held_by(domain, self.graph, self._senses.block_paths)
-        for name in self._by_service[uuid]:
+        for name in self._by_service.get(uuid):
             kept = [device for device in self.assignments[name].devices if device.by_service]
             names = [self._identities.name(device.uid) or device.name for device in kept]
             held = with_config(held, dict(zip(names, map(entry_of, kept), strict=True)))
@@ -589,7 +601,7 @@ class Store:
             return bound
         uid = self._identities.uid(name)
         in_guest = any(holder.live for holder in self.holders_of(name))
-        for assignment in (self.assignments[claim] for claim in sorted(self._claims.get(uid, ()))):
+        for assignment in (self.assignments[claim] for claim in sorted(self._claims.get(uid))):
             if not (in_guest or assignment.live or assignment.state.in_flight):
                 continue  # only configured: what is bound is the host's choice
             for device in assignment.devices:
@@ -620,7 +632,7 @@ class Store:
     def claims(self, node: NodeDevice) -> tuple[Assignment, ...]:
         """The open assignments of what `blocking_holders` looks at, held at this moment or not."""
         uids = (self._identities.get(name) for name in self._standing_with(node))
-        names = {name for uid in uids if uid is not None for name in self._claims.get(uid, ())}
+        names = self._claims.of_any(uid for uid in uids if uid is not None)
         return tuple(self.assignments[name] for name in sorted(names))
 
     def _is_taken(self, node: NodeDevice) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,23 +39,29 @@ from hostdevd.core.ports import (
     NoSuchObject,
 )
 from hostdevd.core.store import Store
-from hostdevd.core.turns import Turn
+from hostdevd.core.tickets import Applied
+from hostdevd.core.turns import Turn, chosen
 
 log = structlog.get_logger()
 
 EventListener = Callable[[Event], None]
+
+_MOMENTS = 64
+"""Reconciles after which no read is still under way that began before: each has a time-out of seconds."""
+
+_PORTION = 16
+"""Devices derived in one turn of the loop: about 0.1 ms each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How often to look at what announces nothing, in seconds.
 
-    `reconcile_s`: domains, whose inactive definitions change without an event in libvirt 9. `uses_s`: the
-    host's uses. `retry_s`: after a read that failed.
+    `reconcile_s`: domains, whose inactive definitions change without an event in libvirt 9, and the host's uses.
+    `retry_s`: after a read that failed.
     """
 
     reconcile_s: float = 5.0
-    uses_s: float = 30.0
     retry_s: float = 1.0
 
 
@@ -70,8 +77,9 @@ class Sync:
         self._clock = clock
         self._pace = pace or Pace()
         self._tickets = itertools.count(1)
-        self._domain_ticket: dict[str, int] = {}
-        self._device_ticket: dict[str, int] = {}
+        self._domains_read = Applied()
+        self._devices_read = Applied()
+        self._moments: deque[int] = deque(maxlen=_MOMENTS)
         self._uses_ticket = 0
         self._networks_ticket = 0
         self._networks_fault = ""
@@ -114,7 +122,7 @@ class Sync:
 
     def was_read_since(self, uuid: str, moment: int) -> bool:
         """Whether what the store has of a domain was read after that moment."""
-        return self._domain_ticket.get(uuid, 0) > moment
+        return self._domains_read.since(uuid, moment)
 
     async def start(self) -> None:
         """Start the ports and the tasks that follow them."""
@@ -222,7 +230,7 @@ class Sync:
         uuids, self._uuids = self._uuids, set()
         try:
             self.info = await self._hypervisor.info()
-            await self.read_all()
+            there = await self._read_whole()
         except Exception:
             self._names |= names
             self._uuids |= uuids
@@ -235,10 +243,13 @@ class Sync:
             raise
         if connection != self._connection:
             return  # it broke meanwhile; what was read is not what is there now
-        self.first_sync = True
+        # No pause since the change: whoever was woken by it finds that libvirt is there.
+        again, self.first_sync = self.first_sync, True
         self._mark_synced()
         self.synced.set()
         log.info("in step with libvirt", devices=len(self._store.devices), domains=len(self._store.domains))
+        if again:  # at the first read all were derived just now
+            await self._look_at_all(there)
 
     async def _reconcile(self) -> None:
         await self._clock.sleep(self._pace.reconcile_s)
@@ -257,6 +268,14 @@ class Sync:
                 log.error("a part of the host could not be read again", exc_info=fault)
         if not faults and connection == self._connection:
             self._mark_synced()
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Of what is gone, nothing is kept: names of mediated devices never come again."""
+        self._moments.append(self.moment())
+        if len(self._moments) == _MOMENTS:
+            self._devices_read.forget(self._store.graph.nodes, self._moments[0])
+            self._domains_read.forget(self._store.domains, self._moments[0])
 
     async def _read_unknown_devices(self) -> None:
         missed = self._announced.missed()
@@ -292,7 +311,11 @@ class Sync:
     # --- reads ---------------------------------------------------------------------------------------
 
     async def read_all(self) -> None:
-        """Read everything and apply it as one change; what is gone from libvirt goes."""
+        """Read everything and apply it as one change; what is gone from libvirt goes. Then look at each device."""
+        await self._look_at_all(await self._read_whole())
+
+    async def _read_whole(self) -> Collection[str]:
+        """The part that is one change; the names of the devices that are there."""
         ticket = next(self._tickets)
         devices, domains, networks = await asyncio.gather(
             self._hypervisor.node_devices(), self._hypervisor.domains(), self._networks()
@@ -304,21 +327,33 @@ class Sync:
             return frozenset(facts.interface for facts in there if isinstance(facts, NetFacts))
 
         uses = await self._host.uses(listed)
-        source = ChangeSource.RECONCILE
-        with self._store.change(source):
+        names = {device.name for device in devices}
+        newer = {name for name in names if self._devices_read.newer(name, ticket)}
+        different = await chosen(devices, lambda device: self._store.graph.get(device.name) != device)
+        # Which device is which is settled in one go, over all that may have changed places.
+        other = await chosen(names, self._store.is_outdated)
+        with self._store.change(ChangeSource.RECONCILE):
             self._store.begin_whole()
-            names = {device.name for device in devices}
             gone = [name for name in self._store.graph.nodes if name not in names]
-            self._store.remove_devices(name for name in gone if self._newer(self._device_ticket, name, ticket))
-            self._store.put_devices(
-                device for device in devices if self._newer(self._device_ticket, device.name, ticket)
-            )
+            self._store.remove_devices(name for name in gone if self._devices_read.newer(name, ticket))
+            newer = {name for name in newer if self._devices_read.is_last(name, ticket)}
+            self._store.put_devices(device for device in different if device.name in newer)
             if ticket > self._uses_ticket:
                 self._uses_ticket = ticket
                 self._store.put_uses(uses)
             self._apply_domains(ticket, domains)
             self._apply_networks(ticket, networks)
-            self._store.look_again(names)
+            self._store.look_again(other)
+        return names
+
+    async def _look_at_all(self, names: Iterable[str]) -> None:
+        """Derive all devices again, for what nobody told of; in portions, as calls are answered meanwhile."""
+        todo, turn = tuple(names), Turn()
+        for start in range(0, len(todo), _PORTION):
+            with self._store.change(ChangeSource.RECONCILE):
+                self._store.look_again(name for name in todo[start : start + _PORTION] if name in self._store.graph)
+            if turn.is_over():
+                await turn.next()
 
     async def read_domains(self, source: ChangeSource) -> None:
         """Read all domains; those that are gone go."""
@@ -332,10 +367,8 @@ class Sync:
     def _apply_domains(self, ticket: int, domains: Iterable[Domain]) -> None:
         here = {domain.vm.uuid: domain for domain in domains}
         gone = [uuid for uuid in self._store.domains if uuid not in here]
-        self._store.remove_domains(uuid for uuid in gone if self._newer(self._domain_ticket, uuid, ticket))
-        self._store.put_domains(
-            domain for uuid, domain in here.items() if self._newer(self._domain_ticket, uuid, ticket)
-        )
+        self._store.remove_domains(uuid for uuid in gone if self._domains_read.newer(uuid, ticket))
+        self._store.put_domains(domain for uuid, domain in here.items() if self._domains_read.newer(uuid, ticket))
 
     async def read_domain(self, uuid: str, source: ChangeSource) -> Domain | None:
         """Read one domain; None, and forgotten, when it is gone."""
@@ -343,11 +376,11 @@ class Sync:
         try:
             domain = await self._hypervisor.domain(uuid)
         except NoSuchObject:
-            if self._newer(self._domain_ticket, uuid, ticket):
+            if self._domains_read.newer(uuid, ticket):
                 with self._store.change(source):
                     self._store.remove_domains([uuid])
             return None
-        if self._newer(self._domain_ticket, uuid, ticket):
+        if self._domains_read.newer(uuid, ticket):
             with self._store.change(source):
                 self._store.put_domains([domain])
         for reader in self.on_read:
@@ -397,23 +430,18 @@ class Sync:
         if ticket < self._uses_ticket:
             return
         self._uses_ticket = ticket
-        changed = await self._drivers_that_changed()
+        changed = await chosen(tuple(self._store.devices), self._has_other_driver)
         with self._store.change(source):
             if ticket == self._uses_ticket:
                 self._store.put_uses(uses)
             self._store.look_again(changed)
 
-    async def _drivers_that_changed(self) -> list[str]:
-        """Looked for in turns: a host may have thousands of functions."""
-        changed, turn = [], Turn()
-        for name, view in tuple(self._store.devices.items()):
-            if isinstance(view.node.facts, PciFacts):
-                state = self._host.driver(view.node.facts.address)
-                if state.present and state != self._store.driver(name):
-                    changed.append(name)
-                if turn.is_over():
-                    await turn.next()
-        return changed
+    def _has_other_driver(self, name: str) -> bool:
+        node = self._store.graph.get(name)
+        if node is None or not isinstance(node.facts, PciFacts):
+            return False
+        state = self._host.driver(node.facts.address)
+        return state.present and state != self._store.driver(name)
 
     async def _read_devices(self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT) -> None:
         """Read these devices, and those whose XML changed with them; what is gone goes."""
@@ -422,7 +450,7 @@ class Sync:
         fresh |= await self._fresh_devices(outdated(self._store.graph, fresh))
         with self._store.change(source):
             for name, device in fresh.items():
-                if not self._newer(self._device_ticket, name, ticket):
+                if not self._devices_read.newer(name, ticket):
                     continue
                 if device is None:
                     self._store.remove_devices([name])
@@ -441,10 +469,3 @@ class Sync:
             else:
                 fresh[name] = answer
         return fresh
-
-    @staticmethod
-    def _newer(applied: dict[str, int], key: str, ticket: int) -> bool:
-        if applied.get(key, 0) > ticket:
-            return False
-        applied[key] = ticket
-        return True

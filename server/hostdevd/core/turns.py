@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TURN_S = 0.001
 """What runs longer than this lets others run: the bar is 5 ms, and several may take their turns one after the other."""
@@ -25,3 +29,14 @@ class Turn:
         """Let others run, and begin another turn."""
         await asyncio.sleep(0)
         self._ends = time.perf_counter() + TURN_S
+
+
+async def chosen(items: Iterable[T], wanted: Callable[[T], bool]) -> list[T]:
+    """The items that are wanted, looked at in turns. The items must not change meanwhile."""
+    found, turn = [], Turn()
+    for item in items:
+        if wanted(item):
+            found.append(item)
+        if turn.is_over():
+            await turn.next()
+    return found

@@ -63,7 +63,7 @@ def list_domains(link: Link) -> Listing:
         states.update(dict.fromkeys(uuids, state))
     return Listing(
         handles=handles,
-        uuids=tuple(link.call(handle.UUIDString) for handle in handles),
+        uuids=tuple(handle.UUIDString() for handle in handles),
         persistent=_listed(link, libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT),
         saved=_listed(link, libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE),
         states={uuid: state for uuid, state in states.items() if uuid not in unsure},
@@ -71,7 +71,7 @@ def list_domains(link: Link) -> Listing:
 
 
 def _listed(link: Link, flag: int) -> frozenset[str]:
-    return frozenset(link.call(handle.UUIDString) for handle in link.call(link.handle.listAllDomains, flag))
+    return frozenset(handle.UUIDString() for handle in link.call(link.handle.listAllDomains, flag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class DomainReader:
         What a listing tells is not asked again. It may be a moment older than the rest; of whatever changed
         since, but a saved image's removal, libvirt tells, and the domain is read by itself.
         """
-        uuid = link.call(domain.UUIDString)
+        uuid = domain.UUIDString()
         persistent = bool(link.call(domain.isPersistent)) if listing is None else uuid in listing.persistent
         config_xml = link.call(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
         known = None if listing is None else listing.states.get(uuid)
@@ -112,7 +112,7 @@ class DomainReader:
         said = self._parsed(uuid, config_xml, live_xml)
         return Domain(
             vm=Vm(
-                name=link.call(domain.name),
+                name=domain.name(),
                 uuid=uuid,
                 state=state,
                 persistent=persistent,

@@ -31,7 +31,7 @@ from hostdevd.virt.xml.hostdev import build_hostdev
 H = TypeVar("H")
 T = TypeVar("T")
 
-_CHUNK = 16
+_CHUNK = 32
 """Objects read by one job: enough to keep its cost small, few enough to end within a read's time-out."""
 
 _FLAGS: Mapping[Target, int] = {
@@ -108,7 +108,7 @@ class LibvirtPort:
 
         def listed() -> list[NodeDeviceHandle]:
             handles = link.call(link.handle.listAllDevices, 0)
-            return [one for one in handles if crc32(link.call(one.name).encode()) % len(links) == number]
+            return [one for one in handles if crc32(one.name().encode()) % len(links) == number]
 
         handles = await self._connection.read(listed)
         return await self._read_each(handles, lambda handle: read_node_device(link, handle, self._parse))

@@ -20,7 +20,7 @@ ParseNodeDevice = Callable[[str, str], NodeDevice]
 
 def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevice) -> NodeDevice:
     """One device; what libvirt cannot say of it, or says oddly, is a condition and not a gap in the list."""
-    name = link.call(device.name)
+    name = device.name()  # of the handle: nothing is asked of libvirt
     try:
         xml = link.call(device.XMLDesc)
     except (NoSuchObject, HypervisorGone):
@@ -46,7 +46,7 @@ def read_network(link: Link, handle: NetworkHandle) -> Network | None:
     """One network with its pool; None when it hands out no devices."""
     found = network(link.call(handle.XMLDesc, 0))
     # Whoever reads of a gap must know where to look.
-    return replace(found, name=link.call(handle.name)) if found is not None and not found.name else found
+    return replace(found, name=handle.name()) if found is not None and not found.name else found
 
 
 def read_info(link: Link) -> HypervisorInfo:

@@ -22,7 +22,7 @@ from hostdevd.sim.simulation import Simulation, simulate
 from hostdevd.sim.world import World
 
 DELAYS = Delays(settle_s=0.0, poll_s=0.01, driver_s=1.0)
-PACE = Pace(reconcile_s=1e9, uses_s=1e9, retry_s=1.0)
+PACE = Pace(reconcile_s=1e9, retry_s=1.0)
 
 
 class FastClock:

@@ -155,7 +155,7 @@ async def test_a_domain_that_cannot_be_read_does_not_hide_the_hosts_uses(tmp_pat
             raise XmlInvalid("malformed")
 
     sim = simulate(clock, None, None, always)
-    pace = Pace(reconcile_s=20.0, uses_s=1e9, retry_s=1.0)
+    pace = Pace(reconcile_s=20.0, retry_s=1.0)
     async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=pace) as core:
         await core.sync.synced.wait()
         failing.failed = True
@@ -197,7 +197,7 @@ async def test_a_device_that_libvirt_could_not_describe_is_listed_and_asked_for_
 async def test_node_devices_that_libvirt_fell_silent_of_are_heard_again(tmp_path: Path) -> None:
     clock = FastClock()
     sim = simulate(clock, None)
-    pace = Pace(reconcile_s=20.0, uses_s=1e9, retry_s=1.0)
+    pace = Pace(reconcile_s=20.0, retry_s=1.0)
     async with run_core(Ports(sim.hypervisor, sim.host), tmp_path, clock, delays=DELAYS, pace=pace) as core:
         await core.sync.synced.wait()
         sim.hypervisor.deaf = True
