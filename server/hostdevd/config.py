@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hostdevd.core.profiles import PROFILES
+from hostdevd.ops.logs import FORMATS, LEVELS
 from hostdevd.options.kinds import DIRECTORY, FILE, SWITCH, choice, switch_or_file, text, texts
-from hostdevd.options.layers import collect
+from hostdevd.options.layers import Found, collect
 from hostdevd.options.rows import option, rows_of
 
 BUILTIN = ""
 """The value of `simulate` that means the built-in simulated host."""
 CONFIG_VARIABLE = "HOSTDEVD_CONFIG"
+DEFAULT_FILE = Path("/etc/hostdevd/hostdevd.toml")
 
 
 class ConfigError(Exception):
@@ -86,29 +88,46 @@ class Config:
         None,
         FILE,
         "eligibility.policy",
-        "TOML file of rules that allow and deny devices; a SIGHUP has it read again",
+        "TOML file of rules that allow and deny devices; a SIGHUP has the file read again, too",
         flag="--policy",
         example="/etc/hostdevd/policy.toml",
+        reloads=True,
+    )
+
+    # The table [log].
+    log_level: str = option(
+        "info", choice(LEVELS), "log.level", "Lines of the log below this level are left out", reloads=True
+    )
+    log_format: str = option(
+        "auto",
+        choice(FORMATS),
+        "log.format",
+        "Form of the log on standard error: JSON lines, or for people; auto is for people on a terminal",
+        reloads=True,
     )
 
 
 OPTIONS = rows_of(Config)
 
 
-def load(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:
-    """Put the options together; an argument that is None was not given. `ConfigError` names all that is nonsense."""
-    found = collect(OPTIONS, arguments, environment, file)
+def configured(found: Found) -> Config:
+    """The options as they were found; `ConfigError` names all that is nonsense."""
     if found.faults:
         raise ConfigError(*found.faults)
     return Config(**found.values)
 
 
-def named_file(file: str | None, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The configuration file: the one of `--config`, else that of `HOSTDEVD_CONFIG`, else none."""
-    given = file or environment.get(CONFIG_VARIABLE)
-    return Path(given) if given else None
+def load(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:
+    """Put the options together; an argument that is None was not given. `ConfigError` as from `configured`."""
+    return configured(collect(OPTIONS, arguments, environment, file))
 
 
-def from_environment(arguments: Mapping[str, Any], file: str | None) -> Config:
-    """`load` with the process's environment; `HOSTDEVD_CONFIG` names the file where `file` does not."""
-    return load(arguments, os.environ, named_file(file))
+def named_file(file: str | None) -> Path | None:
+    """The configuration file: that of `--config`, else of `HOSTDEVD_CONFIG`, else the one of this host, if any."""
+    given = file or os.environ.get(CONFIG_VARIABLE)
+    if given:
+        return Path(given)
+    try:
+        return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    except OSError:  # that it cannot be looked at is told when it is read
+        return DEFAULT_FILE

@@ -24,10 +24,14 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the layers have: values that are not the default, where each comes from, and what is wrong, by lines."""
+    """What the layers have, by the rows' names, of what is not left to its default; and what is wrong, in lines.
+
+    `places` are for people: `/etc/file.toml: key`, a variable, a flag. A row with a source and no value is wrong.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -50,7 +54,9 @@ def collect(
                 found.values[row.name] = row.kind.parse(given) if is_text else row.kind.read(given)
             except ValueError as error:
                 found.faults.append(f"{where}: {error}")
+                found.values.pop(row.name, None)  # of a layer below, which is not meant
             found.sources[row.name] = source
+            found.places[row.name] = where
     return found
 
 

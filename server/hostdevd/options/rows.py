@@ -10,6 +10,8 @@ from hostdevd.options.kinds import Kind, Plain
 
 T = TypeVar("T")
 _ROW = "row"
+PREFIX = "HOSTDEVD_"
+"""Of every environment variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Row:
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return f"HOSTDEVD_{self.key.upper().replace('.', '_')}"
+        return f"{PREFIX}{self.key.upper().replace('.', '_')}"
 
     @property
     def table(self) -> str:
