@@ -36,7 +36,10 @@ from hostdevd.core.sync import Pace, Sync
 from hostdevd.core.upkeep import cancelled
 from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
+from hostdevd.ops.logs import set_format, set_level
 from hostdevd.policy_file import PolicyFile
+from hostdevd.reconfigure import Apply, Reconfigure
+from hostdevd.reload import Reload
 from hostdevd.statedir import StateDirectory, StateDirError
 
 log = structlog.get_logger()
@@ -156,8 +159,8 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         yield Core(store, sync, engine, journal, ports)
 
 
-async def serve(config: Config, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the policy file again.
+async def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Config] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again (`read`), and the files that it names.
 
     `announce` gets each address once calls are answered.
     """
@@ -165,14 +168,14 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # first: the start ends cleanly too
         loop.add_signal_handler(number, stop.set)
-    policy_file = PolicyFile(config.policy)
-    loop.add_signal_handler(signal.SIGHUP, policy_file.read_again)
+    reload = Reload()
+    loop.add_signal_handler(signal.SIGHUP, reload.ask)
     clock = SystemClock()
     addresses = tuple(parse_address(text) for text in config.listen)
     with claimed(addresses), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
         await serve_ports(
-            ports, clock, config, addresses, announce, stop.wait, policy_file=policy_file, claim=state.claim
+            ports, clock, config, addresses, announce, stop.wait, reload=reload, read=read, claim=state.claim
         )
 
 
@@ -184,11 +187,12 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     announce: Callable[[str], None],
     until: Callable[[], Awaitable[object]],
     delays: Delays | None = None,
-    policy_file: PolicyFile | None = None,
+    reload: Reload | None = None,
+    read: Callable[[], Config] | None = None,
     claim: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve these ports at these addresses until `until` returns, then drain."""
-    policy_file = policy_file or PolicyFile(config.policy)
+    policy_file = PolicyFile(config.policy)
     policy = await policy_file.read()
     async with run_core(
         ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays, claim=claim
@@ -209,9 +213,12 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         )
         server = build_server(context, health, seam, with_reflection=config.reflection)
         bound = [bind(server, address) for address in addresses]
+        applied: Apply = {"policy": policy_file.move, "log_level": set_level, "log_format": set_format}
+        # The configuration first: it says which files there are.
+        reloaded = (Reconfigure(config, read or (lambda: config), applied).part, policy_file.part(core.store))
         followers = (
             asyncio.create_task(_follow_health(core.sync, health), name="health"),
-            asyncio.create_task(policy_file.follow(core.store), name="policy"),
+            asyncio.create_task((reload or Reload()).follow(reloaded), name="reload"),
             asyncio.create_task(renderer.keep_up(), name="pages"),
         )
         guard.start()
@@ -329,14 +336,14 @@ def _with_pools(check: Check, gaps: tuple[str, ...]) -> Check:
     return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], remedy))))
 
 
-def run(config: Config) -> int:
-    """Run the service; returns the process's exit status."""
+def run(config: Config, read: Callable[[], Config]) -> int:
+    """Run the service, `read` being the way to read its options again; returns the process's exit status."""
 
     def announce(address: str) -> None:
         print(f"listening on {address}", flush=True)  # noqa: T201  the one line on standard output
 
     try:
-        asyncio.run(serve(config, announce))
+        asyncio.run(serve(config, announce, read))
     except (StartError, StateDirError, ListenError, ConfigError, PolicyError) as error:
         print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
         return 1

@@ -1,131 +1,133 @@
-"""Options from the command line, the environment (`HOSTDEVD_...`) and a TOML file, in that order of weight."""
+"""The options of `hostdevd serve`: one table, from which flags, variables, the example file and the docs come.
+
+They are given on the command line, in the environment (`HOSTDEVD_...`) and in a TOML file, in that order of weight.
+To add one, add a field here, below those of its table.
+"""
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hostdevd.core.profiles import PROFILES
+from hostdevd.ops.logs import FORMATS, LEVELS
+from hostdevd.options.kinds import DIRECTORY, FILE, SWITCH, choice, switch_or_file, text, texts
+from hostdevd.options.layers import Found, collect
+from hostdevd.options.rows import option, rows_of
 
-DEFAULT_LISTEN = ("unix:/run/hostdevd/hostdevd.sock",)
-DEFAULT_STATE_DIR = "/var/lib/hostdevd"
 BUILTIN = ""
 """The value of `simulate` that means the built-in simulated host."""
+CONFIG_VARIABLE = "HOSTDEVD_CONFIG"
+DEFAULT_FILE = Path("/etc/hostdevd/hostdevd.toml")
 
 
 class ConfigError(Exception):
-    """An option that makes no sense, in one line that names it."""
+    """Options that make no sense: one line for each, which names it and says what would be right."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All options of `hostdevd serve`."""
+    """All options of `hostdevd serve`; see `options.rows.Row` for what a row says."""
 
-    connect: str = "qemu:///system"
-    listen: tuple[str, ...] = DEFAULT_LISTEN
-    state_dir: Path = Path(DEFAULT_STATE_DIR)
-    simulate: str | None = None
-    sysroot: Path = Path("/")
-    reflection: bool = True
-    profile: str = "default"
-    policy: Path | None = None
-    metrics: str | None = None
+    connect: str = option(
+        "qemu:///system", text("URI"), "connect", "The libvirt daemon whose host is served", flag="--connect"
+    )
+    listen: tuple[str, ...] = option(
+        ("unix:/run/hostdevd/hostdevd.sock",),
+        texts("ADDRESS", "addresses"),
+        "listen",
+        "Addresses to serve at: unix:/path or a loopback host:port (port 0: a free one)",
+        flag="--listen",
+    )
+    state_dir: Path = option(
+        Path("/var/lib/hostdevd"), DIRECTORY, "state_dir", "What survives a restart is kept here", flag="--state-dir"
+    )
+    simulate: str | None = option(
+        None,
+        switch_or_file(BUILTIN),
+        "simulate",
+        "Serve a simulated host: the node file of libvirt's test driver, or true for the built-in one",
+        flag="--simulate",
+        example=True,
+    )
+    sysroot: Path = option(
+        Path("/"), DIRECTORY, "sysroot", "The root below which /sys and /proc are read", flag="--sysroot"
+    )
+    reflection: bool = option(
+        True,  # noqa: FBT003  the default
+        SWITCH,
+        "reflection",
+        "Tell clients the API's schema: gRPC reflection, which grpcurl and buf curl use",
+        flag="--no-reflection",
+    )
+    metrics: str | None = option(
+        None,
+        text("ADDRESS"),
+        "metrics",
+        "Serve Prometheus metrics at this loopback host:port, under /metrics",
+        flag="--metrics",
+        example="127.0.0.1:9478",
+    )
+
+    # The table [eligibility].
+    profile: str = option(
+        "default",
+        choice(sorted(PROFILES)),
+        "eligibility.profile",
+        "Which PCI classes may be assigned",
+        flag="--profile",
+    )
+    policy: Path | None = option(
+        None,
+        FILE,
+        "eligibility.policy",
+        "TOML file of rules that allow and deny devices; a SIGHUP has the file read again, too",
+        flag="--policy",
+        example="/etc/hostdevd/policy.toml",
+        reloads=True,
+    )
+
+    # The table [log].
+    log_level: str = option(
+        "info", choice(LEVELS), "log.level", "Lines of the log below this level are left out", reloads=True
+    )
+    log_format: str = option(
+        "auto",
+        choice(FORMATS),
+        "log.format",
+        "Form of the log on standard error: JSON lines, or for people; auto is for people on a terminal",
+        reloads=True,
+    )
 
 
-# Option, key in the file (dots are tables), environment variable.
-_KEYS = {
-    "connect": ("connect", "HOSTDEVD_CONNECT"),
-    "listen": ("listen", "HOSTDEVD_LISTEN"),
-    "state_dir": ("state_dir", "HOSTDEVD_STATE_DIR"),
-    "simulate": ("simulate", "HOSTDEVD_SIMULATE"),
-    "sysroot": ("sysroot", "HOSTDEVD_SYSROOT"),
-    "reflection": ("reflection", "HOSTDEVD_REFLECTION"),
-    "profile": ("eligibility.profile", "HOSTDEVD_ELIGIBILITY_PROFILE"),
-    "policy": ("eligibility.policy", "HOSTDEVD_ELIGIBILITY_POLICY"),
-    "metrics": ("metrics", "HOSTDEVD_METRICS"),
-}
+OPTIONS = rows_of(Config)
+
+
+def configured(found: Found) -> Config:
+    """The options as they were found; `ConfigError` names all that is nonsense."""
+    if found.faults:
+        raise ConfigError(*found.faults)
+    return Config(**found.values)
 
 
 def load(arguments: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:
-    """Put the options together; an argument that is None was not given. `ConfigError` for nonsense."""
-    from_file = _flat(_read(file)) if file is not None else {}
-    known = {key for key, _ in _KEYS.values()}
-    for key in from_file:
-        if key not in known:
-            raise ConfigError(f"{file}: unknown key {key}")
-    values: dict[str, Any] = {}
-    for option, (key, variable) in _KEYS.items():
-        if arguments.get(option) is not None:
-            values[option] = _convert(option, arguments[option], f"--{option.replace('_', '-')}")
-        elif variable in environment and (environment[variable] or option != "simulate"):
-            values[option] = _from_text(option, environment[variable], variable)
-        elif key in from_file:
-            values[option] = _convert(option, from_file[key], f"{file}: {key}")
-    return Config(**values)
+    """Put the options together; an argument that is None was not given. `ConfigError` as from `configured`."""
+    return configured(collect(OPTIONS, arguments, environment, file))
 
 
-def from_environment(arguments: Mapping[str, Any], file: str | None) -> Config:
-    """`load` with the process's environment; `HOSTDEVD_CONFIG` names the file where `file` does not."""
-    given = file or os.environ.get("HOSTDEVD_CONFIG")
-    return load(arguments, os.environ, Path(given) if given else None)
-
-
-def _read(file: Path) -> dict[str, Any]:
+def named_file(file: str | None) -> Path | None:
+    """The configuration file: that of `--config`, else of `HOSTDEVD_CONFIG`, else the one of this host, if any."""
+    given = file or os.environ.get(CONFIG_VARIABLE)
+    if given:
+        return Path(given)
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from error
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _from_text(option: str, text: str, where: str) -> Any:
-    if option == "listen":
-        addresses = tuple(address for address in text.split(",") if address)
-        if not addresses:
-            raise ConfigError(f"{where}: must name an address to listen at")
-        return addresses
-    if text.lower() in _WORDS and option in {"reflection", "simulate"}:
-        return _convert(option, _WORDS[text.lower()], where)
-    if option == "reflection":
-        raise ConfigError(f"{where}: must be true or false")
-    return _convert(option, text, where)
-
-
-_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-
-def _convert(option: str, value: Any, where: str) -> Any:
-    if option == "listen":
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
-            raise ConfigError(f"{where}: must be a list of addresses")
-        return tuple(value)
-    if option == "reflection":
-        if not isinstance(value, bool):
-            raise ConfigError(f"{where}: must be true or false")
-        return value
-    if option == "simulate" and isinstance(value, bool):
-        return BUILTIN if value else None
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: must be text")
-    if option == "policy" and not value:
-        raise ConfigError(f"{where}: must be the path of a file")
-    if option in {"state_dir", "sysroot", "policy"}:
-        return Path(value)
-    if option == "profile" and value not in PROFILES:
-        raise ConfigError(f"{where}: must be one of {', '.join(sorted(PROFILES))}")
-    return value
+        return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    except OSError:  # that it cannot be looked at is told when it is read
+        return DEFAULT_FILE

@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError, parse_policy
 from hostdevd.core.store import Store
+from hostdevd.reload import Reloadable
 
 log = structlog.get_logger()
 
@@ -21,41 +23,34 @@ MOST_BYTES = 64 * 1024
 
 
 class PolicyFile:
-    """One policy file, or none (`path` None): then there are no rules, and a SIGHUP does nothing."""
+    """One policy file, or none (`path` None): then there are no rules, and nothing is read again."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._due = asyncio.Event()
+        self.path = path
 
     async def read(self) -> Policy:
         """The policy as the file has it now; `PolicyError` when it cannot be read or is broken."""
-        if self._path is None:
+        if self.path is None:
             return NO_POLICY
         # In a thread: the file may lie on a disk that is slow now.
-        policy = await asyncio.to_thread(read_policy, self._path)
-        log.info("policy read", file=str(self._path), allow=len(policy.allow), deny=len(policy.deny))
+        policy = await asyncio.to_thread(read_policy, self.path)
+        log.info("policy read", file=str(self.path), allow=len(policy.allow), deny=len(policy.deny))
         return policy
 
-    def read_again(self) -> None:
-        """Have `follow` read the file again soon; what a signal handler calls."""
-        self._due.set()
+    def move(self, path: Path | None) -> None:
+        """Read another file from now on, or none."""
+        self.path = path
 
-    async def follow(self, store: Store) -> None:
-        """Put the policy into the store whenever it was to be read again; a broken one changes nothing."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            if self._path is None:
-                log.info("SIGHUP: no policy file is configured, so nothing is read again")
-                continue
-            try:
-                policy = await self.read()
-                with store.change(ChangeSource.RECONCILE):
-                    store.put_policy(policy)
-            except PolicyError as error:
-                log.error("the policy file is refused, the old policy stays", reason=str(error))  # noqa: TRY400  the reason says it all
-            except Exception:
-                log.exception("the policy could not be applied")
+    def part(self, store: Store) -> Reloadable:
+        """As a part of `Reload`: put into the store what the file has now; a broken one changes nothing."""
+
+        async def again() -> Mapping[str, object] | None:
+            policy = await self.read()
+            with store.change(ChangeSource.RECONCILE):
+                store.put_policy(policy)
+            return None if self.path is None else {"file": str(self.path)}
+
+        return Reloadable("policy", again, PolicyError)
 
 
 def read_policy(path: Path) -> Policy:

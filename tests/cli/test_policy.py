@@ -147,7 +147,7 @@ def test_a_hangup_with_a_broken_file_changes_nothing_and_the_log_tells(tmp_path:
         before = service.eligible()
         service.policy.write_text(DENY + '[[deny]]\nname = "typo"\nadress = "0000:05:00.0"\n')
         service.reload()
-        told = service.told("the old policy stays")
+        told = service.told("refused, the old one stays")
         assert told["level"] == "error"
         assert 'deny rule "typo": unknown key' in told["reason"]
         assert service.eligible() == before
@@ -158,7 +158,7 @@ def test_a_hangup_without_a_policy_is_harmless(tmp_path: Path) -> None:
     with serving(tmp_path, None) as service:
         before = service.eligible()
         service.reload()
-        service.told("no policy file is configured")
+        service.told("not configured")
         assert service.eligible() == before
         assert service.process.poll() is None
 

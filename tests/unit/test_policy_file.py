@@ -17,6 +17,7 @@ from hostdevd.core.history import ChangeSource
 from hostdevd.core.policy import NO_POLICY, PolicyError
 from hostdevd.core.store import Store
 from hostdevd.policy_file import MOST_BYTES, PolicyFile, read_policy
+from hostdevd.reload import Reload
 from unit.core.made import pci, store
 
 NIC = pci("01:00.0")
@@ -96,14 +97,14 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def following(path: Path | None) -> AsyncIterator[tuple[PolicyFile, Store]]:
-    file, found = PolicyFile(path), store()
+async def following(path: Path | None) -> AsyncIterator[tuple[Reload, Store]]:
+    file, found, reload = PolicyFile(path), store(), Reload()
     with found.change(ChangeSource.EVENT):
         found.put_devices([NIC])
         found.put_policy(await file.read())
-    task = asyncio.create_task(file.follow(found))
+    task = asyncio.create_task(reload.follow([file.part(found)]))
     try:
-        yield file, found
+        yield reload, found
         assert not task.done()
     finally:
         task.cancel()
@@ -124,7 +125,7 @@ async def until_told(logs: list[structlog.typing.EventDict], text: str) -> struc
 async def test_a_good_file_replaces_the_policy_and_a_broken_one_does_not(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(DENY)
-    async with following(file) as (policy_file, found):
+    async with following(file) as (reload, found):
         assert denied(found)
         for broken in ("[[deny]", '[[deny]]\nname = "lan"\nid = "x"', None):
             if broken is None:
@@ -132,23 +133,23 @@ async def test_a_good_file_replaces_the_policy_and_a_broken_one_does_not(tmp_pat
             else:
                 file.write_text(broken)
             with structlog.testing.capture_logs() as logs:
-                policy_file.read_again()
-                told = await until_told(logs, "the old policy stays")
+                reload.ask()
+                told = await until_told(logs, "refused, the old one stays")
             assert told["log_level"] == "error"
             assert str(file) in told["reason"]
             assert denied(found)
         file.write_text("")
         with structlog.testing.capture_logs() as logs:
-            policy_file.read_again()
-            await until_told(logs, "policy read")
+            reload.ask()
+            await until_told(logs, "read again")
         assert not denied(found)
 
 
 async def test_without_a_policy_file_a_hangup_is_harmless() -> None:
-    async with following(None) as (policy_file, found):
+    async with following(None) as (reload, found):
         with structlog.testing.capture_logs() as logs:
-            policy_file.read_again()
-            await until_told(logs, "no policy file is configured")
+            reload.ask()
+            await until_told(logs, "not configured")
         assert not denied(found)
 
 
@@ -157,7 +158,7 @@ async def test_a_fault_while_a_policy_is_applied_does_not_end_the_following(
 ) -> None:
     file = tmp_path / "policy.toml"
     file.touch()
-    async with following(file) as (policy_file, found):
+    async with following(file) as (reload, found):
 
         def broken(_policy: object) -> None:
             raise RuntimeError("a fault")
@@ -165,11 +166,11 @@ async def test_a_fault_while_a_policy_is_applied_does_not_end_the_following(
         file.write_text(DENY)
         with monkeypatch.context() as failing, structlog.testing.capture_logs() as logs:
             failing.setattr(found, "put_policy", broken)
-            policy_file.read_again()
+            reload.ask()
             await until_told(logs, "could not be applied")
         changed = asyncio.Event()
         found.on_commit.append(lambda _: changed.set())
-        policy_file.read_again()
+        reload.ask()
         await asyncio.wait_for(changed.wait(), 10)
         assert denied(found)
 

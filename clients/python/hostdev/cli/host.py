@@ -23,10 +23,11 @@ def host(context: typer.Context) -> None:
     """Show the host, and whether it is fit for assigning devices."""
     session = session_of(context)
     shown = session.client.get_host()
-    session.printer.resource(shown, shown.name, *_sheet(shown))
+    session.printer.resource(shown, shown.name, *host_sheet(shown))
 
 
-def _sheet(shown: host_pb2.Host) -> list[RenderableType]:
+def host_sheet(shown: host_pb2.Host) -> list[RenderableType]:
+    """The host and its checks for people; `hostdevd check` shows it too."""
     facts = (
         ("host", f"{shown.name} ({shown.uuid})" if shown.uuid else shown.name),
         ("hypervisor", f"{shown.hypervisor} {shown.hypervisor_version}".strip()),

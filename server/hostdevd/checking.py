@@ -1,0 +1,76 @@
+"""What is wrong with options that are well-formed: addresses and URIs, and the files that they name.
+
+The service says the same when it starts, but only the first of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hostdevd.api.listeners import ListenError, parse_address
+from hostdevd.config import BUILTIN, OPTIONS, Config
+from hostdevd.core.policy import PolicyError
+from hostdevd.options.layers import Found
+from hostdevd.policy_file import read_policy
+from hostdevd.sim.extras import read_extras
+from hostdevd.sim.nodefile import read_node_file
+from hostdevd.virt.uri import check_uri
+
+_REFUSALS = (ValueError, OSError, ListenError, PolicyError)
+
+
+def _connect(config: Config) -> None:
+    if config.simulate is None:
+        check_uri(config.connect)
+
+
+def _listen(config: Config) -> None:
+    for text in config.listen:
+        parse_address(text)
+
+
+def _metrics(config: Config) -> None:
+    if config.metrics is not None and parse_address(config.metrics).path is not None:
+        raise ValueError("must be a loopback host:port")
+
+
+def _policy(config: Config) -> None:
+    if config.policy is not None:
+        read_policy(config.policy)
+
+
+def _simulate(config: Config) -> None:
+    if config.simulate is not None and config.simulate != BUILTIN:
+        read_node_file(Path(config.simulate))
+        read_extras(Path(f"{config.simulate}.toml"))
+
+
+def _sysroot(config: Config) -> None:
+    if not config.sysroot.is_dir():
+        raise ValueError(f"{config.sysroot} is no directory")
+
+
+CHECKS: dict[str, Callable[[Config], None]] = {
+    "connect": _connect,
+    "listen": _listen,
+    "metrics": _metrics,
+    "policy": _policy,
+    "simulate": _simulate,
+    "sysroot": _sysroot,
+}
+"""By option; each raises one of `_REFUSALS` with what is wrong, in one line."""
+
+
+def faults(found: Found) -> Iterator[str]:
+    """All that is wrong, a line each, as far as can be told without starting: where it stands, and why."""
+    yield from found.faults
+    # The rest is judged by itself, with defaults in the place of what is wrong.
+    wrong = found.sources.keys() - found.values.keys()
+    config = Config(**found.values)
+    for row in OPTIONS:
+        if row.name in CHECKS and row.name not in wrong:
+            try:
+                CHECKS[row.name](config)
+            except _REFUSALS as error:
+                yield f"{found.places.get(row.name, f'the default of {row.key}')}: {error}"
