@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from . import production
 from .agent import CONFIG, STATUS
 from .guests import domain_xml
 from .lookup import Lookup
@@ -25,6 +27,7 @@ Use = Callable[[str, str], None]
 TOPOLOGY = Path("/lab/config/topology.toml")
 GUEST_DIR = Path("/run/lab/guests")
 SAVED = Path("/lab/guests")
+_COPIES = Path("/var/lib/lab-guests")
 _GUEST_BOOTS = 3
 _QEMU_CONF = """# Written by the lab: QEMU runs as root without confinement, which the lab's kernel lacks.
 security_driver = "none"
@@ -50,13 +53,15 @@ def main() -> None:
         ("udev", _settle),
         ("modules", lambda: _load_modules(topology)),
         ("uses", lambda: _use_devices(topology)),
-        ("libvirt", _start_libvirt),
+        ("libvirt", _start_production_libvirt if config["profile"] == "systemd" else _start_libvirt),
     ]
     if not config["boot_only_host"]:
         steps += [
             ("guests_started", lambda: _start_guests(topology.guests, keeps_state=config["keeps_state"])),
             ("guests_ready", lambda: _await_guests(topology.guests)),
         ]
+    if config["profile"] == "systemd":
+        steps += [("service", lambda: _start_service(config["service_python"]))]
     result: dict[str, object] = {"status": 0, "times_s": times}
     if (error := _run(steps, times)) is not None:
         result["error"] = error
@@ -163,9 +168,30 @@ def _first(found: dict[str, object], key: str, role: str) -> str:
 
 
 def _start_libvirt() -> None:
+    _configure_libvirt(_QEMU_CONF, _LIBVIRTD_CONF)
+    for daemon in ("virtlogd", "libvirtd"):
+        with open(f"/var/log/lab/{daemon}.log", "ab") as log:
+            subprocess.Popen(
+                ["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+    _await_libvirt()
+
+
+def _start_production_libvirt() -> None:
+    """systemd has its sockets: the first connection starts it."""
+    _configure_libvirt(production.QEMU_CONF, production.LIBVIRTD_CONF)
+    _await_libvirt()
+
+
+def _start_service(python: str) -> None:
+    production.install(python)
+    production.start_service()
+
+
+def _configure_libvirt(qemu: str, libvirtd: str) -> None:
     call("modprobe", "kvm_amd")
-    Path("/etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
-    Path("/etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD_CONF)
+    Path("/etc/libvirt/qemu.conf").write_text(qemu)
+    Path("/etc/libvirt/libvirtd.conf").write_text(libvirtd)
     for directory in (
         "/var/log/libvirt/qemu",
         "/var/lib/libvirt/qemu",
@@ -173,11 +199,9 @@ def _start_libvirt() -> None:
         "/var/cache/libvirt/qemu",
     ):
         os.makedirs(directory, exist_ok=True)
-    for daemon in ("virtlogd", "libvirtd"):
-        with open(f"/var/log/lab/{daemon}.log", "ab") as log:
-            subprocess.Popen(
-                ["/usr/sbin/" + daemon], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+
+
+def _await_libvirt() -> None:
     deadline = time.monotonic() + 240
     while True:
         try:
@@ -207,9 +231,10 @@ def _start_guests(guests: tuple[Guest, ...], *, keeps_state: bool) -> None:
         if guest.persistent:
             script.append(f"define {xml}")
         if guest.running and saved_image(guest).exists():
-            script.append(f"restore {saved_image(guest)} --running")
+            script.append(f"restore {_place(saved_image(guest))} --running")
     if script:
         call("virsh", "; ".join(script), timeout_s=450)
+    shutil.rmtree(_COPIES, ignore_errors=True)
 
 
 def _await_guests(guests: tuple[Guest, ...]) -> None:
@@ -253,13 +278,28 @@ def _await_answer(guest: Guest) -> None:
 def _keep(guest: Guest) -> None:
     """Save a guest as it is after its boot, and go on from there."""
     image = saved_image(guest)
-    fresh = image.with_suffix(".new")
-    call("virsh", f"save {guest.name} {fresh} --running", timeout_s=300)
+    saved = _place(image.with_suffix(".new"))
+    call("virsh", f"save {guest.name} {saved} --running", timeout_s=300)
     for old in SAVED.glob(f"{guest.name}-*.save"):
         old.unlink()
-    fresh.rename(image)
-    call("virsh", f"restore {image} --running", timeout_s=300)
+    if saved.parent == SAVED:
+        saved = saved.rename(image)
+    else:
+        shutil.copyfile(saved, image.with_suffix(".copied")).rename(image)
+    call("virsh", f"restore {saved} --running", timeout_s=300)
+    shutil.rmtree(_COPIES, ignore_errors=True)
     _answers(guest)
+
+
+def _place(image: Path) -> Path:
+    """Where libvirt may write or read an image: with systemd it gives it to QEMU's user, and the cache is not its own."""
+    if not Path("/run/systemd/system").is_dir():
+        return image
+    _COPIES.mkdir(exist_ok=True)
+    copy = _COPIES / image.name
+    if image.exists():
+        shutil.copyfile(image, copy)
+    return copy
 
 
 def _xml_file(guest: Guest) -> Path:

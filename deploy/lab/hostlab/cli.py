@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 
 from .errors import LabError
-from .machine import PROGRAM, SOCKET_IN_LAB, Machine, Options, booted, cache_dir
+from .machine import PROGRAM, REPOSITORY, SOCKET_IN_LAB, Machine, Options, booted, cache_dir
+from .production import UNIT
 from .remote import Remote
 
-REPOSITORY = PROGRAM.parents[1]
 # Client's connection preface and an empty SETTINGS frame: any gRPC server answers SETTINGS.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
@@ -59,9 +59,12 @@ def up() -> int:
     )
     parser.add_argument("command", nargs="*", metavar="SERVER COMMAND")
     options = parser.parse_args()
-    default = [str(REPOSITORY / ".venv/bin/hostdevd"), "serve", "--listen", f"unix:{SOCKET_IN_LAB}"]
-    if not options.command and not Path(default[0]).exists():
-        raise LabError(f"{default[0]} is missing", hint="make the virtual environment: deploy/setup --libvirt")
+    server = REPOSITORY / ".venv/bin/hostdevd"
+    default = [str(server), "serve", "--listen", f"unix:{SOCKET_IN_LAB}"]
+    if options.profile == "systemd":
+        default = ["journalctl", "--follow", "--output", "cat", "--unit", UNIT]  # it runs already
+    if not options.command and not server.exists():
+        raise LabError(f"{server} is missing", hint="make the virtual environment: deploy/setup --libvirt")
     _refuse_taken(options.port)
     _sigterm_like_ctrl_c()
     started = time.monotonic()
@@ -117,6 +120,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, metavar="DIR", help="keep libvirt's and hostdevd's state here")
     parser.add_argument("--output", type=Path, metavar="DIR", help="$LAB_OUTPUT inside; dmesg and logs come there too")
     parser.add_argument("--boot-only-host", action="store_true", help="start no guests")
+    parser.add_argument("--profile", choices=("fast", "systemd"), default="fast", help="see README.md (default fast)")
     parser.add_argument("--iommu", choices=("on", "off"), default="on")
     parser.add_argument("--no-wait", action="store_true", help="fail when another lab is running")
     parser.add_argument("--verbose", action="store_true", help="show the lab's console")
@@ -133,6 +137,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         iommu=parsed.iommu == "on",
         verbose=parsed.verbose,
         wait=not parsed.no_wait,
+        profile=parsed.profile,
     )
 
 

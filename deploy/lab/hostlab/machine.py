@@ -27,6 +27,7 @@ from .remote import Remote
 from .topology import Topology, parse
 
 PROGRAM = Path(__file__).resolve().parents[1]
+REPOSITORY = PROGRAM.parents[1]
 SOCKET_IN_LAB = "/run/hostdevd/hostdevd.sock"
 _STATE_MIB = 512
 _BOOT_ATTEMPTS = 8
@@ -45,6 +46,8 @@ class Options:
     iommu: bool
     verbose: bool
     wait: bool
+    profile: str = "fast"
+    """"systemd" is closer to production: systemd, polkit, QEMU as its own user, hostdevd by its unit."""
     boot_timeout_s: float = 480.0
     """Three guests boot one after the other when none was kept; a machine that died is seen at once."""
 
@@ -113,7 +116,7 @@ def booted(options: Options) -> Iterator[Machine]:
     cache = cache_dir()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(cache, wait=options.wait))
-        prerequisites.ensure(memory_mib=topology.memory_mib, cache=cache)
+        prerequisites.ensure(memory_mib=topology.memory_mib, cache=cache, profile=options.profile)
         work = Path(tempfile.mkdtemp(prefix="hostdevd-lab-"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         boot, token = _prepare(options, topology, cache, work)
@@ -187,9 +190,14 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "boot_only_host": options.boot_only_host,
         "inside": str(inside),
         "keeps_state": options.state is not None,
+        "profile": options.profile,
+        "service_python": os.path.realpath(REPOSITORY / ".venv/bin/python"),
     }
     _write_private(config / "config.json", json.dumps(settings))
     here = [Path.cwd().resolve(), PROGRAM, Path(sys.prefix).resolve()]
+    below_tmp = any(path.is_relative_to("/tmp") for path in here)  # noqa: S108  nothing is written there
+    if below_tmp and options.profile == "systemd":
+        raise LabError("the profile systemd has a /tmp of its own", hint="use a checkout that is not below /tmp")
     variables = {
         "LAB_RELEASE": linux.release,
         "LAB_MODULES": str(linux.modules.resolve()),
@@ -199,7 +207,11 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "LAB_TOOLS": str(tools.obtain(cache).resolve()),
         "LAB_PYTHON": os.path.realpath(sys.executable),
         # A checkout below /tmp must stay visible; else the lab gets a /tmp of its own.
-        "LAB_KEEP_TMP": "1" if any(path.is_relative_to("/tmp") for path in here) else "0",  # noqa: S108  nothing is written there
+        "LAB_KEEP_TMP": "1" if below_tmp else "0",
+        "LAB_PROFILE": options.profile,
+        "LAB_CHECKOUT": str(REPOSITORY),
+        # Where the checkout's compiled modules are, if they are kept apart from it.
+        "LAB_PYCACHE": f"{sys.pycache_prefix or os.environ.get('PYTHONPYCACHEPREFIX', '/nowhere')}{REPOSITORY}",
     }
     (config / "lab.env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in variables.items()))
     cpus = topology.cpus or min(max(os.cpu_count() or 2, 2), 4)

@@ -24,6 +24,15 @@ _NEEDED = {
     "mke2fs": "e2fsprogs",
     "mkswap": "util-linux",
 }
+_NEEDED_BY = {
+    "systemd": {
+        "/lib/systemd/systemd": "systemd",
+        "dbus-daemon": "dbus",
+        "pkcheck": "polkitd",
+        "/lib/systemd/system/libvirtd.socket": "libvirt-daemon-system",
+    },
+}
+"""The same, for one profile."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _MIN_DISK_MIB = 1500
 
@@ -46,11 +55,12 @@ def apt(*arguments: str, cwd: Path | None = None) -> None:
         raise LabError(f"apt-get {' '.join(arguments)} failed: {tail}", hint="try it by hand")
 
 
-def ensure(*, memory_mib: int, cache: Path) -> None:
+def ensure(*, memory_mib: int, cache: Path, profile: str = "fast") -> None:
     """Install what is missing, and check memory and disk space. Raises LabError."""
     if os.uname().machine != "x86_64":
         raise LabError("the lab needs an x86_64 machine (its kernel and guests are amd64)")
-    missing = sorted({package for proof, package in _NEEDED.items() if not _present(proof)})
+    needed = _NEEDED | _NEEDED_BY.get(profile, {})
+    missing = sorted({package for proof, package in needed.items() if not _present(proof)})
     if missing:
         _install(missing)
     _check_memory(memory_mib)
