@@ -36,6 +36,7 @@ from hostdevd.core.sync import Pace, Sync
 from hostdevd.core.upkeep import cancelled
 from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
+from hostdevd.ops.collector import collect_after
 from hostdevd.ops.logs import set_format, set_level
 from hostdevd.policy_file import PolicyFile
 from hostdevd.reconfigure import Apply, Reconfigure
@@ -220,6 +221,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             asyncio.create_task(_follow_health(core.sync, health), name="health"),
             asyncio.create_task((reload or Reload()).follow(reloaded), name="reload"),
             asyncio.create_task(renderer.keep_up(), name="pages"),
+            asyncio.create_task(collect_after(core.sync.synced), name="collector"),
         )
         guard.start()
         metrics = ExitStack()

@@ -46,20 +46,26 @@ async def test_a_killed_daemon_is_noticed_and_found_again(daemon: Daemon, connec
         await events.wait_for(Connected, Disconnected, Connected, DomainChanged(UUID))
 
 
-async def test_a_read_that_loses_the_daemon_is_no_short_list(daemon: Daemon, recorder: Recorder) -> None:
-    from hostdevd.core.model import NodeDevice  # noqa: PLC0415
-    from hostdevd.virt.libvirt_port import LibvirtPort  # noqa: PLC0415
+async def test_a_read_that_loses_the_daemon_is_no_short_list(
+    daemon: Daemon, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import libvirt  # noqa: PLC0415
 
-    def kill_when_reading(_xml: str, _name: str) -> NodeDevice:
+    describe = libvirt.virNodeDevice.XMLDesc
+    described: list[str] = []
+
+    def kill_after_the_first(device: libvirt.virNodeDevice, flags: int = 0) -> str:
+        xml = describe(device, flags)
+        described.append(xml)
         daemon.kill()
-        return NodeDevice(name="the first", type="other")
+        return xml
 
-    port = LibvirtPort(daemon.uri(), kill_when_reading)
-    await port.start(recorder)
-    await recorder.wait_for(Connected)
-    with pytest.raises(HypervisorGone):
-        await port.node_devices()
-    await port.close()
+    async with connect(daemon.uri()) as (port, _):
+        monkeypatch.setattr(libvirt.virNodeDevice, "XMLDesc", kill_after_the_first)
+        with pytest.raises(HypervisorGone):
+            await port.node_devices()
+        assert described
+        monkeypatch.undo()
 
 
 async def test_a_read_that_takes_too_long_gives_the_connection_up(

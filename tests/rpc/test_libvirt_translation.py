@@ -173,7 +173,7 @@ def test_managed_save_is_told() -> None:
 
 
 def test_a_device_that_cannot_be_read_is_listed_with_a_condition() -> None:
-    device = reading.read_node_device(link(), Device(), node_device)
+    device = reading.as_node_device(reading.read_node_device(link(), Device()), node_device)
     assert device.name == "pci_0000_05_00_0"
     assert [condition.code for condition in device.conditions] == [ConditionCode.XML_INVALID]
 
@@ -198,9 +198,9 @@ def test_a_device_that_libvirt_cannot_describe_is_told_from_one_that_is_gone(
     monkeypatch.setattr(Device, "XMLDesc", refuse)
     if outcome is not None:
         with pytest.raises(outcome):
-            reading.read_node_device(link(Connection(alive=alive)), Device(), node_device)
+            reading.read_node_device(link(Connection(alive=alive)), Device())
         return
-    found = reading.read_node_device(link(Connection(alive=alive)), Device(), node_device)
+    found = reading.as_node_device(reading.read_node_device(link(Connection(alive=alive)), Device()), node_device)
     assert (found.name, found.undescribed) == ("pci_0000_05_00_0", True)
 
 

@@ -19,6 +19,8 @@ from hostdevd.virt.domains import DomainReader, list_domains
 from hostdevd.virt.handles import NodeDeviceHandle
 from hostdevd.virt.reading import (
     ParseNodeDevice,
+    Told,
+    as_node_device,
     list_networks,
     read_info,
     read_network,
@@ -31,8 +33,11 @@ from hostdevd.virt.xml.hostdev import build_hostdev
 H = TypeVar("H")
 T = TypeVar("T")
 
-_CHUNK = 32
+_CHUNK = 128
 """Objects read by one job: enough to keep its cost small, few enough to end within a read's time-out."""
+
+_PARSED_AT_ONCE = 1000
+"""Devices parsed by one job: about 0.2 s."""
 
 _FLAGS: Mapping[Target, int] = {
     Target.LIVE: libvirt.VIR_DOMAIN_AFFECT_LIVE,
@@ -93,16 +98,25 @@ class LibvirtPort:
         return frozenset(names)
 
     async def node_devices(self) -> Sequence[NodeDevice]:
-        """All node devices, read on several threads; one that vanishes meanwhile is left out."""
+        """All node devices, read on several threads; one that vanishes meanwhile is left out.
+
+        First all are read, then all are parsed, on one thread: threads that do both at once wait for each other's
+        turn with the interpreter, and take a third longer (docs/benchmarks.md).
+        """
         links = self._connection.readers
         try:
             async with asyncio.TaskGroup() as group:
                 shares = [group.create_task(self._share(links, number)) for number in range(len(links))]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return [device for share in shares for device in share.result()]
+        told = [device for share in shares for device in share.result()]
+        found: list[NodeDevice] = []
+        for start in range(0, len(told), _PARSED_AT_ONCE):
+            portion = told[start : start + _PARSED_AT_ONCE]
+            found += await self._connection.read(partial(_parsed, portion, self._parse))
+        return found
 
-    async def _share(self, links: Sequence[Link], number: int) -> Sequence[NodeDevice]:
+    async def _share(self, links: Sequence[Link], number: int) -> Sequence[Told]:
         # By name: each connection must list them anew, and not all lists need be equal.
         link = links[number]
 
@@ -111,14 +125,15 @@ class LibvirtPort:
             return [one for one in handles if crc32(one.name().encode()) % len(links) == number]
 
         handles = await self._connection.read(listed)
-        return await self._read_each(handles, lambda handle: read_node_device(link, handle, self._parse))
+        return await self._read_each(handles, partial(read_node_device, link))
 
     async def node_device(self, name: str) -> NodeDevice:
         """One node device; `NoSuchObject` when it is gone."""
         link = self._connection.reader
 
         def read() -> NodeDevice:
-            return read_node_device(link, link.call(link.handle.nodeDeviceLookupByName, name), self._parse)
+            handle = link.call(link.handle.nodeDeviceLookupByName, name)
+            return as_node_device(read_node_device(link, handle), self._parse)
 
         return await self._connection.read(read)
 
@@ -197,6 +212,10 @@ class LibvirtPort:
             link.call(domain.detachDeviceFlags, xml, flags)
 
         await self._connection.mutate(detach)
+
+
+def _parsed(told: Sequence[Told], parse: ParseNodeDevice) -> list[NodeDevice]:
+    return [as_node_device(one, parse) for one in told]
 
 
 def _read_present(handles: Sequence[H], read: Callable[[H], T]) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import libvirt
 
@@ -18,16 +18,29 @@ ParseNodeDevice = Callable[[str, str], NodeDevice]
 """The XML and libvirt's name of the device to the device. It never fails: see `xml.nodedev`."""
 
 
-def read_node_device(link: Link, device: NodeDeviceHandle, parse: ParseNodeDevice) -> NodeDevice:
-    """One device; what libvirt cannot say of it, or says oddly, is a condition and not a gap in the list."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What libvirt says of one node device: its XML, or why it cannot say it."""
+
+    name: str
+    xml: str = ""
+    fault: str = ""
+
+
+def read_node_device(link: Link, device: NodeDeviceHandle) -> Told:
+    """One device; what libvirt cannot say of it is told as well, and is no gap in the list."""
     name = device.name()  # of the handle: nothing is asked of libvirt
     try:
-        xml = link.call(device.XMLDesc)
+        return Told(name, link.call(device.XMLDesc))
     except (NoSuchObject, HypervisorGone):
         raise
     except HypervisorError as error:  # a sysfs file that cannot be read, a right that is missing
-        return undescribed(name, error.text)
-    return parse(xml, name)
+        return Told(name, fault=error.text)
+
+
+def as_node_device(told: Told, parse: ParseNodeDevice) -> NodeDevice:
+    """What was told, as a device: what is said oddly, or could not be, is a condition of it."""
+    return undescribed(told.name, told.fault) if told.fault else parse(told.xml, told.name)
 
 
 def list_networks(link: Link) -> list[NetworkHandle]:
