@@ -13,7 +13,7 @@ import pytest
 from hostdevd.core.ports import Connected, Disconnected, DomainChanged, HypervisorGone
 
 if TYPE_CHECKING:
-    from rpc.conftest import Connect, Daemon, Recorder
+    from rpc.conftest import Connect, Daemon
 
 pytestmark = pytest.mark.asyncio
 
