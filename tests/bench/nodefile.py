@@ -34,6 +34,13 @@ def _computer() -> str:
     )
 
 
+VPORT = (
+    "<device><parent>scsi_host1</parent><capability type='scsi_host'><capability type='fc_host'>"
+    "<wwnn>2000000012345678</wwnn><wwpn>1000000012345678</wwpn></capability></capability></device>"
+)
+"""What the test driver's own host can be asked to make: a virtual port."""
+
+
 def _function(number: int, class_code: int, header: str = "") -> str:
     domain, bus, slot, function = pci_address(number)
     address = f"domain='0x{domain:04x}' bus='0x{bus:02x}' slot='0x{slot:02x}' function='0x{function:x}'"

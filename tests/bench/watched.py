@@ -9,9 +9,13 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import grpc
+import grpc.aio
 
 from hostdevd.api.context import Context
 from hostdevd.api.interceptors import ErrorSeam
@@ -33,6 +37,28 @@ def rss_kib() -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
+class Bare:
+    """Streams that are sent the same bytes, by nothing but the library: what the delay of ours is held against."""
+
+    def __init__(self) -> None:
+        self.queues: set[asyncio.Queue[bytes]] = set()
+
+    async def watch(self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """One stream."""
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.queues.add(queue)
+        try:
+            while True:
+                await context.write(await queue.get())
+        finally:
+            self.queues.discard(queue)
+
+    def send(self, message: bytes) -> None:
+        """To all streams."""
+        for queue in self.queues:
+            queue.put_nowait(message)
+
+
 class Orders:
     """What the benchmark may have done to the store."""
 
@@ -42,6 +68,7 @@ class Orders:
         sync: Any = SimpleNamespace(first_sync=True, synced_time=None, info=None)
         self.hub = Hub(self.store, sync)
         self._turn = 0
+        self.bare = Bare()
         with self.store.change(ChangeSource.RECONCILE):
             self.store.put_devices(self.functions)
         for _ in range(VMS):
@@ -67,16 +94,11 @@ class Orders:
 
     async def events(self, count: int, gap_s: float) -> dict[str, Any]:
         """Events from a thread, as libvirt's come: the times at which a plain callback on the loop hears of them."""
-        loop, heard = asyncio.get_running_loop(), list[float]()
+        return {"heard": await _heard(count, gap_s, self._flip), "revision": self.store.revision}
 
-        def hear() -> None:
-            heard.append(time.monotonic())
-            self._flip()
-
-        for _ in range(count):
-            await asyncio.to_thread(loop.call_soon_threadsafe, hear)
-            await asyncio.sleep(gap_s)
-        return {"heard": heard, "revision": self.store.revision}
+    async def bare_events(self, count: int, gap_s: float, message: str) -> dict[str, Any]:
+        """The same, told by the bare streams: they send this message, in hex."""
+        return {"heard": await _heard(count, gap_s, lambda: self.bare.send(bytes.fromhex(message)))}
 
     async def burst(self) -> dict[str, Any]:
         """Devices that appear one after the other, about one in a millisecond."""
@@ -88,7 +110,25 @@ class Orders:
 
     async def look(self) -> dict[str, Any]:
         """Memory, and how many watch."""
-        return {"rss_kib": rss_kib(), "watchers": self.hub.watchers, "revision": self.store.revision}
+        return {
+            "rss_kib": rss_kib(),
+            "watchers": self.hub.watchers,
+            "bare": len(self.bare.queues),
+            "revision": self.store.revision,
+        }
+
+
+async def _heard(count: int, gap_s: float, work: Callable[[], object]) -> list[float]:
+    loop, heard = asyncio.get_running_loop(), list[float]()
+
+    def hear() -> None:
+        heard.append(time.monotonic())
+        work()
+
+    for _ in range(count):
+        await asyncio.to_thread(loop.call_soon_threadsafe, hear)
+        await asyncio.sleep(gap_s)
+    return heard
 
 
 async def main(address: str) -> None:
@@ -104,6 +144,8 @@ async def main(address: str) -> None:
         checks=lambda: asyncio.sleep(0, ()),
     )
     server = build_server(context, Health(), ErrorSeam(), with_reflection=False)
+    methods: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(orders.bare.watch)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", methods),))
     server.add_insecure_port(address)
     await server.start()
     print(json.dumps({}), flush=True)  # noqa: T201  the answer to the start

@@ -1,11 +1,11 @@
-"""Figures of the watches: python tests/bench/watchers.py [--json FILE] [--watchers N] [--changes N] [--stall SECONDS].
+"""Figures of the watches: memory, delay, a burst, a watcher that does not read.
 
-The server is a process of its own and this one holds the clients. On a busy machine only ratios mean anything.
+The server is a process of its own (`watched`) and this one holds the clients. On a busy machine only ratios mean
+anything.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,11 +23,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from bench.rows import Row
+from hostdev.v1 import service_pb2, service_pb2_grpc
+
 ROOT = Path(__file__).parents[2]
 PATHS = [str(ROOT / part) for part in ("tests", "server", "clients/python")]
-sys.path[:0] = PATHS  # run as a program, it is no test of pytest's
-
-from hostdev.v1 import service_pb2, service_pb2_grpc  # noqa: E402
 
 CHANNELS = 10
 SETTLE_S = 300.0
@@ -109,6 +109,8 @@ class Client:
     batches: list[tuple[float, int]] = field(default_factory=list)
     reading: asyncio.Event = field(default_factory=asyncio.Event)
     ended: str = ""
+    last: bytes = b""
+    """The last message with a change."""
 
     async def follow(self) -> None:
         """Apply what comes, while reading is on; until the stream ends."""
@@ -140,6 +142,7 @@ class Client:
                 self.state[item.name] = item.SerializeToString(deterministic=True)
         if message.change_batch.changes:
             self.batches.append((time.monotonic(), message.revision))
+            self.last = message.SerializeToString()
         self.revision, self.token = message.revision, message.resume_token or self.token
 
 
@@ -203,8 +206,8 @@ async def many(size: Size) -> dict[str, Any]:
             equal = sum(client.state == wanted for client in clients)
         return {
             "watchers": size.watchers,
-            "idle watchers cost MiB (<= 40)": (idle - before) / 1024,
-            "unary p50 with them, ratio (<= 1.3)": beside / alone,
+            "idle watchers cost MiB": (idle - before) / 1024,
+            "unary p50 with them / without": beside / alone,
             "changes": size.changes,
             "after the changes MiB": (after - before) / 1024,
             "end equal": equal,
@@ -239,28 +242,62 @@ async def stalled(size: Size) -> dict[str, Any]:
                 while client.revision < changed["revision"]:
                     client.take(await client.call.read())
             found["ends equal"] = client.state == await truth(channels[2])
-    found["stalled watcher costs MiB (< 1)"] = (grown[True] - grown[False]) / 1024
+    found["stalled watcher costs MiB"] = (grown[True] - grown[False]) / 1024
     found["history of the changes MiB"] = grown[False] / 1024
     return found
 
 
 async def delay(size: Size) -> dict[str, Any]:
-    """S7: from a plain callback in the server to the messages of all watchers."""
-    async with running() as (server, channels), watching(channels, size.listeners) as clients:
-        warm = await server.order("events", count=5, gap_s=0.15)
-        await caught_up(clients, warm["revision"])
-        for client in clients:
-            client.batches.clear()
-        told = await server.order("events", count=size.events, gap_s=0.15)
-        await caught_up(clients, told["revision"])
-        first = told["revision"] - size.events + 1
-        heard = dict(enumerate(told["heard"], first))
-        added = sorted(at - heard[revision] for client in clients for at, revision in client.batches)
-        return {
-            "listeners": size.listeners,
-            "event to watcher p50 ms": added[len(added) // 2] * 1000,
-            "event to watcher p99 ms (<= 3)": added[len(added) * 99 // 100] * 1000,
-        }
+    """S7: from a plain callback in the server to the messages of all watchers; the same through a bare server."""
+    async with running() as (server, channels):
+        async with watching(channels, size.listeners) as clients:
+            told = await server.order("events", count=5, gap_s=0.15)
+            await caught_up(clients, told["revision"])
+            for client in clients:
+                client.batches.clear()
+            told = await server.order("events", count=size.events, gap_s=0.15)
+            await caught_up(clients, told["revision"])
+            heard = dict(enumerate(told["heard"], told["revision"] - size.events + 1))
+            ours = [at - heard[revision] for client in clients for at, revision in client.batches]
+        bare = await bare_delay(server, channels, size, clients[0].last)
+    return {
+        f"event to each of {size.listeners} watchers, p50 ms": _percentile(ours, 50) * 1000,
+        f"event to each of {size.listeners} watchers, p99 ms": _percentile(ours, 99) * 1000,
+        "the same bytes through a bare grpc.aio server, p50 ms": _percentile(bare, 50) * 1000,
+        "the same bytes through a bare grpc.aio server, p99 ms": _percentile(bare, 99) * 1000,
+        "event to watchers, p50 / bare": _percentile(ours, 50) / _percentile(bare, 50),
+    }
+
+
+async def bare_delay(server: Server, channels: list[grpc.aio.Channel], size: Size, message: bytes) -> list[float]:
+    """The delays of `delay` where the server does nothing but write the same message."""
+    parse = service_pb2.WatchHoldersResponse.FromString
+    arrived: list[list[float]] = [[] for _ in range(size.listeners)]
+
+    async def listen(number: int) -> None:
+        call: Any = channels[number % len(channels)].unary_stream("/bare.Bare/Watch", response_deserializer=parse)
+        async for answer in call(b""):
+            for change in answer.change_batch.changes:
+                change.holder.SerializeToString(deterministic=True)
+            arrived[number].append(time.monotonic())
+
+    tasks = [asyncio.create_task(listen(number)) for number in range(size.listeners)]
+    try:
+        async with asyncio.timeout(SETTLE_S):
+            while (await server.order("look"))["bare"] < size.listeners:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            told = await server.order("bare_events", count=size.events, gap_s=0.15, message=message.hex())
+            while any(len(one) < size.events for one in arrived):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [at - heard for one in arrived for at, heard in zip(one, told["heard"], strict=True)]
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return sorted(values)[len(values) * percent // 100]
 
 
 async def burst() -> dict[str, Any]:
@@ -274,7 +311,7 @@ async def burst() -> dict[str, Any]:
         return {
             "burst: first batch after ms": max(one.batches[0][0] - begun for one in clients) * 1000,
             "burst: batches": max(len(one.batches) for one in clients),
-            "burst: shortest gap ms (>= 100, as received)": min(gaps, default=0.0) * 1000,
+            "burst: shortest gap as received, ms": min(gaps, default=0.0) * 1000,
             "burst: end equal": sum(one.state == wanted for one in clients),
         }
 
@@ -284,20 +321,17 @@ async def measure(size: Size) -> dict[str, Any]:
     return {**await many(size), **await delay(size), **await burst(), **await stalled(size)}
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--watchers", type=int, default=1000)
-    parser.add_argument("--changes", type=int, default=100_000, help="while one watcher does not read")
-    parser.add_argument("--stall", type=float, default=60.0)
-    given = parser.parse_args()
-    found = asyncio.run(measure(Size(watchers=given.watchers, flood=given.changes, stall_s=given.stall)))
+_BARS = {
+    "idle watchers cost MiB": ("S8", 40),
+    "unary p50 with them / without": ("S8", 1.3),
+    "stalled watcher costs MiB": ("S8", 1),
+}
+_GROUPS = {"event": "S7", "the same": "S7", "burst": "S11"}
+
+
+def rows(found: dict[str, Any]) -> Iterator[Row]:
+    """The figures with their bars."""
     for name, value in found.items():
-        print(f"{name:48} {value:10.2f}" if isinstance(value, float) else f"{name:48} {value!s:>10}")  # noqa: T201
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        number = next((group for start, group in _GROUPS.items() if name.startswith(start)), "S8")
+        bar = 3 if name.startswith("event to each") and "p99" in name else _BARS.get(name, ("", None))[1]
+        yield Row(number, name, value, bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
@@ -31,7 +32,7 @@ class DeviceGraph:
         self._by_interface: MultiMap[str, str] = MultiMap()
         self._of_function: MultiMap[PciAddress, str] = MultiMap()
         self._by_type: MultiMap[str, str] = MultiMap()
-        # In order, as they are asked for again and again; taken back by `_unsort`.
+        # In order, as they are asked for again and again; kept in order, or dropped, when a device comes or goes.
         self._children_sorted: dict[str, tuple[str, ...]] = {}
         self._members_sorted: dict[int, tuple[NodeDevice, ...]] = {}
         self.nodes = MappingProxyType(self._nodes)
@@ -40,15 +41,17 @@ class DeviceGraph:
 
     def put(self, device: NodeDevice) -> None:
         """Add a device, or replace the one of its name."""
-        self.remove(device.name)
+        before = self._nodes.get(device.name)
+        if before is None or (before.parent, before.type) != (device.parent, device.type):
+            self.remove(device.name)
+            self._join_tree(device)
+        else:  # most changes: the tree, where one device may have thousands of children, stays as it is
+            self._leave_places(before)
         self._nodes[device.name] = device
-        self._unsort(device)
-        self._by_type.add(device.type, device.name)
-        if device.parent is not None:
-            self._children.add(device.parent, device.name)
         group = iommu_group_of(device)
         if group is not None:
             self._iommu.add(group, device.name)
+            self._members_sorted.pop(group, None)
         for source in sources_of(device):
             self._by_source.add(source, device.name)
         if device.path:
@@ -63,28 +66,38 @@ class DeviceGraph:
         device = self._nodes.pop(name, None)
         if device is None:
             return
-        self._unsort(device)
+        self._leave_places(device)
         self._by_type.discard(device.type, name)
         if device.parent is not None:
             self._children.discard(device.parent, name)
+            known = self._children_sorted.get(device.parent)
+            if known is not None:
+                at = bisect_left(known, name)
+                self._children_sorted[device.parent] = known[:at] + known[at + 1 :]
+
+    def _join_tree(self, device: NodeDevice) -> None:
+        self._by_type.add(device.type, device.name)
+        if device.parent is not None:
+            self._children.add(device.parent, device.name)
+            known = self._children_sorted.get(device.parent)
+            if known is not None:
+                at = bisect_left(known, device.name)
+                self._children_sorted[device.parent] = (*known[:at], device.name, *known[at:])
+
+    def _leave_places(self, device: NodeDevice) -> None:
+        name = device.name
         group = iommu_group_of(device)
         if group is not None:
             self._iommu.discard(group, name)
+            self._members_sorted.pop(group, None)
         for source in sources_of(device):
             self._by_source.discard(source, name)
         if device.path and self._by_path.get(device.path) == name:
             del self._by_path[device.path]
         if isinstance(device.facts, NetFacts):
-            self._by_interface.discard(device.facts.interface, device.name)
+            self._by_interface.discard(device.facts.interface, name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
-            self._of_function.discard(device.facts.phys_function, device.name)
-
-    def _unsort(self, device: NodeDevice) -> None:
-        if device.parent is not None:
-            self._children_sorted.pop(device.parent, None)
-        group = iommu_group_of(device)
-        if group is not None:
-            self._members_sorted.pop(group, None)
+            self._of_function.discard(device.facts.phys_function, name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._nodes

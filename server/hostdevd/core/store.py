@@ -102,6 +102,7 @@ class Store:
         self.devices: dict[str, DeviceView] = {}
         self._device_names: tuple[str, ...] | None = None
         self.groups: dict[str, GroupView] = {}
+        self._group_by_number: dict[int, str] = {}
         self.holders: dict[str, Holder] = {}
         self.assignments: dict[str, Assignment] = {}
         self.device_history: History[DeviceView] = History(revision)
@@ -658,13 +659,14 @@ class Store:
         dirty, self._dirty_groups = self._dirty_groups, set()
         if not dirty:
             return
-        for uid in [uid for uid, group in self.groups.items() if group.iommu_group in dirty]:
-            del self.groups[uid]
+        for number in dirty:  # all of them first: a uid may have gone over to another number
+            self.groups.pop(self._group_by_number.pop(number, ""), None)
         for number in dirty:
             members = self.graph.iommu_members(number)
             if members:
                 group = group_view(number, members, self.devices, self._identities.uid)
                 self.groups[group.uid] = group
+                self._group_by_number[number] = group.uid
 
 
 def _drop(index: defaultdict[str, dict[str, Holder]], group: str, key: str) -> None:

@@ -1,38 +1,37 @@
-"""hostdevd's speed beside what it is measured by: python tests/bench/run.py [--json FILE] [--devices N ...].
+"""Lists and single answers of hosts of several sizes, beside the same without hostdevd; the start; one change.
 
-Starts a private libvirtd that serves hosts of several sizes by its real protocol, hostdevd on each, and the baselines
-on the same; prints a table of ratios with the bar beside each (docs/benchmarks.md says what the rows are). The watches
-have a program of their own, watchers.py. Nothing else may run meanwhile: two cores are few for what is measured.
+A private libvirtd serves the hosts by its real protocol; hostdevd runs on each, as a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import os
-import platform
 import signal
 import statistics
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import grpc
+import libvirt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / part) for part in ("tests", "server", "clients/python")]  # run as a program
-
-from bench.baselines import bare_list, bare_server, scan, virtinst, walk  # noqa: E402
-from bench.nodefile import endpoint, pci_address, pci_name  # noqa: E402
-from bench.served import Service, host_file, hostdevd, libvirtd, workplace  # noqa: E402
-from hostdev.v1 import service_pb2, service_pb2_grpc  # noqa: E402
+from bench.baselines import bare_list, bare_server, scan, virtinst, walk
+from bench.nodefile import VPORT, endpoint, pci_address, pci_name
+from bench.nodefile import devices as nodefile_devices
+from bench.rows import Row
+from bench.served import Service, host_file, hostdevd, libvirtd, workplace
+from hostdev.v1 import service_pb2, service_pb2_grpc
+from hostdevd.core.history import ChangeSource
+from hostdevd.virt.xml.nodedev import node_device
+from unit.core import made
 
 SIZES = (200, 1000, 5000)
 DOMAINS = 200
@@ -40,25 +39,7 @@ RUNS = 15
 WALKS = 5
 PAGE = 1000
 WAIT_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table: `value` against `bar`; `better` is `<=` or `>=`, empty where there is no bar."""
-
-    number: str
-    what: str
-    value: float | str
-    bar: float | None = None
-    better: str = "<="
-
-    @property
-    def verdict(self) -> str:
-        """Whether the bar is met."""
-        if self.bar is None or isinstance(self.value, str):
-            return ""
-        met = self.value <= self.bar if self.better == "<=" else self.value >= self.bar
-        return "met" if met else "MISSED"
+LEAST_FOR_MEMORY = 1000
 
 
 @dataclass(slots=True)
@@ -165,6 +146,72 @@ def longest_turn_ms(service: Service, file: Path) -> tuple[float, str]:
     return (told[0]["ms"], told[0]["what"]) if told else (0.0, "")
 
 
+def one_change(place: Path, uri: str) -> Row:
+    """S5: calls into libvirt that one device's appearing costs.
+
+    Counted are the calls that ask for a device: those of the reconcile every five seconds never do. The host is the
+    test driver's own, which connections share: of a node file each has its own copy.
+    """
+    asked = ("virConnect.nodeDeviceLookupByName", "virNodeDevice.XMLDesc")
+    with hostdevd(place, "--connect", uri, name="one") as service, grpc.insecure_channel(service.address) as channel:
+        first_answer(service)
+        before = service.libvirt_calls()
+        connection = libvirt.open(uri)
+        try:
+            name = connection.nodeDeviceCreateXML(VPORT, 0).name()
+            request = service_pb2.GetDeviceRequest(device=name)
+            _until_there(channel, request)
+            time.sleep(0.5)  # whatever it causes
+            after = service.libvirt_calls()
+        finally:
+            connection.close()
+    return Row(
+        "S5", "calls into libvirt for one device that appears", sum(after[c] - before.get(c, 0) for c in asked), 2
+    )
+
+
+def _until_there(channel: grpc.Channel, request: Any) -> None:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            Caller(channel).stub.GetDevice(request)
+        except grpc.RpcError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def change_s(devices: int) -> float:
+    """Seconds of the store's work when one of so many devices changes."""
+    store = made.store()
+    nodes = [node_device(xml) for xml in nodefile_devices(devices)]
+    with store.change(ChangeSource.RECONCILE):
+        store.put_devices(nodes)
+    function = next(node for node in nodes if node.type == "pci")
+    drivers = itertools.cycle(("e1000e", "igb"))
+
+    def change() -> None:
+        with store.change(ChangeSource.EVENT):
+            store.put_devices([replace(function, driver=next(drivers))])
+
+    return statistics.median(seconds(change, 50))
+
+
+def beside_a_lister(n: str, service: Service, caller: Caller, device: str, turns: Path) -> Iterator[Row]:
+    """S12: one small call while another client lists all devices again and again."""
+    get = service_pb2.GetDeviceRequest(device=device)
+    alone = seconds(lambda: caller.stub.GetDevice(get), 400)
+    longest_turn_ms(service, turns)
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    with grpc.insecure_channel(service.address, own) as second, busy(Caller(second).pages):
+        beside = seconds(lambda: caller.stub.GetDevice(get), 400)
+    turn, _ = longest_turn_ms(service, turns)
+    yield Row("S12", f"{n}: GetDevice p99 beside a client that lists in a loop / alone", p99(beside) / p99(alone), 4)
+    yield Row("S12", f"{n}: longest turn of the loop meanwhile, ms", turn, 5)
+
+
 def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iterator[Row]:
     """All rows for a host of one size."""
     turns = place / f"turns-{devices}.json"
@@ -206,54 +253,27 @@ def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iter
             yield Row(
                 "S6", f"{n}, {DOMAINS} domains: scan of all XML / ListHolders of one", scanned / holders, 100, ">="
             )
-            get = service_pb2.GetDeviceRequest(device=device)
-            alone = seconds(lambda: caller.stub.GetDevice(get), 400)
-            longest_turn_ms(service, turns)
-            with grpc.insecure_channel(service.address, (("grpc.use_local_subchannel_pool", 1),)) as second:
-                other = Caller(second)
-                with busy(other.pages):
-                    beside = seconds(lambda: caller.stub.GetDevice(get), 400)
-            turn, name = longest_turn_ms(service, turns)
-            yield Row(
-                "S12", f"{n}: GetDevice p99 beside a client that lists in a loop / alone", p99(beside) / p99(alone), 4
-            )
-            yield Row("S12", f"{n}: longest turn of the loop meanwhile, ms ({name[:40]})", turn, 5)
+            yield from beside_a_lister(n, service, caller, device, turns)
     peer = virtinst(uri, 3)
     told = statistics.median(peer) / ours if peer else "package virtinst is not installed"
     yield Row("peer", f"{n}: virt-manager's fetch_all_nodedevs / ListDevices", told)
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--devices", type=int, nargs="+", default=list(SIZES))
-    given = parser.parse_args()
-    rows: list[Row] = []
+def rows(sizes: Sequence[int]) -> Iterator[Row]:
+    """The rows of hosts of these sizes, and what a device costs in memory from one size to the next."""
+    if not sizes:
+        return
     memory: dict[int, int] = {}
     with workplace() as place, libvirtd(place) as daemon:
-        for devices in given.devices:
+        for devices in sizes:
             uri = daemon.uri(str(host_file(place, devices, DOMAINS)))
-            for row in of_size(place, uri, devices, memory):
-                rows.append(row)
-                _print(row)
-    sizes = sorted(memory)
-    for low, high in pairwise(sizes):
+            yield from of_size(place, uri, devices, memory)
+        yield one_change(place, daemon.uri())
+    least, most = min(sizes), max(sizes)
+    grown = change_s(most) / change_s(least)
+    yield Row("S5", f"the store's work for one change, {most} devices / {least}", grown, 1.5)
+    for low, high in pairwise(sorted(memory)):
         grown = (memory[high] - memory[low]) / (high - low)
-        row = Row("S9", f"KiB of memory a device, from {low} to {high}", grown, 6)
-        rows.append(row)
-        _print(row)
-    if given.json:
-        machine = {"machine": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()}
-        told = [{"row": r.number, "what": r.what, "value": r.value, "bar": r.bar, "verdict": r.verdict} for r in rows]
-        given.json.write_text(json.dumps({**machine, "rows": told}, indent=2) + "\n", encoding="utf-8")
-
-
-def _print(row: Row) -> None:
-    value = f"{row.value:.2f}" if isinstance(row.value, float) else str(row.value)
-    bar = f"{row.better} {row.bar:g}" if row.bar is not None else ""
-    print(f"{row.number:5} {row.what:88} {value:>10} {bar:>8} {row.verdict}", flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
+        # From a few devices the interpreter's own memory is all that moves.
+        bar = 6 if low >= LEAST_FOR_MEMORY else None
+        yield Row("S9", f"KiB of memory a device, from {low} to {high}", grown, bar)
