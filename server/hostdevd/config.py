@@ -88,7 +88,7 @@ class Config:
         None,
         FILE,
         "eligibility.policy",
-        "TOML file of rules that allow and deny devices; a SIGHUP has the file read again, too",
+        "TOML file of rules that allow and deny devices",
         flag="--policy",
         example="/etc/hostdevd/policy.toml",
         reloads=True,
@@ -96,13 +96,13 @@ class Config:
 
     # The table [log].
     log_level: str = option(
-        "info", choice(LEVELS), "log.level", "Lines of the log below this level are left out", reloads=True
+        "info", choice(LEVELS), "log.level", "Log lines below this level are left out", reloads=True
     )
     log_format: str = option(
         "auto",
         choice(FORMATS),
         "log.format",
-        "Form of the log on standard error: JSON lines, or for people; auto is for people on a terminal",
+        "Form of the log on standard error; auto is console, for people, on a terminal, and json elsewhere",
         reloads=True,
     )
 

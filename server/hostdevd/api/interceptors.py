@@ -12,8 +12,10 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
+from structlog.contextvars import bound_contextvars
 
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
+from hostdevd.api.log_context import changes_something, log_context
 from hostdevd.api.wire import sent
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.failures import shutting_down
@@ -72,15 +74,26 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         return handler
 
     def _guard(self, behaviour: Any, method: str) -> Any:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        guarded = self._guarded(behaviour, method)
+
+        async def within_log_context(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if request is _UNDECODABLE:
                 await _abort(context, invalid_field("request", "is not a message of this method"))
+            with bound_contextvars(**log_context(method, request, context)):
+                return await guarded(request, context)
+
+        return within_log_context
+
+    def _guarded(self, behaviour: Any, method: str) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             limit = asyncio.timeout(0 if self._closed else None)
             try:
                 async with limit:
                     with self._running(limit):
                         return await behaviour(request, context)
             except HostdevError as error:
+                if changes_something(method, request):
+                    log.info("refused", reason=error.reason, message=error.message)
                 await _abort(context, error)
             except grpc.aio.AbortError:
                 raise
@@ -92,12 +105,12 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
                     context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
                 )
             except HypervisorError as error:
-                log.warning("libvirt failed a call", method=method, code=error.code, text=error.text)
-                await _abort(context, _unexpected(method, error))
+                log.warning("libvirt failed a call", code=error.code, text=error.text)
+                await _abort(context, _unexpected(error))
             except Exception as error:  # noqa: BLE001  the last line of defence
                 if isinstance(error, TimeoutError) and limit.expired():
                     await _abort(context, shutting_down())
-                await _abort(context, _unexpected(method, error))
+                await _abort(context, _unexpected(error))
 
         return guarded
 
@@ -119,9 +132,9 @@ def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], A
     return tolerant
 
 
-def _unexpected(method: str, error: Exception) -> HostdevError:
+def _unexpected(error: Exception) -> HostdevError:
     incident = uuid.uuid4().hex[:12]
-    log.error("a call failed unexpectedly", method=method, incident=incident, exc_info=error)
+    log.error("a call failed unexpectedly", incident=incident, exc_info=error)
     return HostdevError(
         "UNEXPECTED",
         f"unexpected error; the log has it under the id {incident}",

@@ -9,16 +9,15 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from hostdevd.commands import Commands, add_options, complain, found
-from hostdevd.config import CONFIG_VARIABLE, OPTIONS, Config, named_file
+from hostdevd.config import CONFIG_VARIABLE, DEFAULT_FILE, OPTIONS, Config, named_file
 from hostdevd.options.example import example_file, literal
 from hostdevd.options.layers import Source, did_you_mean
 from hostdevd.options.rows import PREFIX
 
-HEADING = """\
-The options of hostdevd: `hostdevd serve --config FILE`, or this file as /etc/hostdevd/hostdevd.toml.
-Each shows its default. A flag of `hostdevd serve` goes before the environment variable, that before this file.
-`hostdevd config check` says what is wrong, `hostdevd config show` what is in force and where it comes from.
-Written by `hostdevd config example`."""
+HEADING = f"""\
+The options of hostdevd, each with its default. Read from --config, else HOSTDEVD_CONFIG, else {DEFAULT_FILE}.
+A flag of `hostdevd serve` goes before the environment variable, and that before this file.
+`hostdevd config check` says what is wrong, `hostdevd config show` what is in force and where it comes from."""
 
 
 def add(commands: Commands) -> None:
@@ -101,5 +100,10 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _example(_: argparse.Namespace) -> int:
-    sys.stdout.write(example_file(HEADING, OPTIONS))
+    sys.stdout.write(written_example())
     return 0
+
+
+def written_example() -> str:
+    """The file as the repository has it in deploy/."""
+    return example_file(HEADING, OPTIONS)

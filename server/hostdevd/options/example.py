@@ -1,4 +1,4 @@
-"""The commented file of all options, from the table."""
+"""What is written from the table: the commented file of all options, and the documentation's list."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from hostdevd.options.kinds import Plain
+from hostdevd.options.kinds import SWITCH, Plain
 from hostdevd.options.rows import Row
 
-_WIDTH = 100
+_WIDTH = 110
 
 
 def example_file(heading: str, rows: Sequence[Row]) -> str:
@@ -26,8 +26,9 @@ def example_file(heading: str, rows: Sequence[Row]) -> str:
 
 
 def _option(row: Row) -> Iterator[str]:
-    yield from _comment(f"{row.about}.")
-    reads = "; applied by a SIGHUP" if row.reloads else ""
+    choices = f": {', '.join(row.kind.choices)}" if row.kind.choices else ""
+    yield from _comment(f"{row.about}{choices}.")
+    reads = "; a SIGHUP applies it" if row.reloads else ""
     yield from _comment(f"{', '.join(filter(None, (row.flag, row.variable)))}{reads}")
     default = row.kind.plain(row.default)
     key = row.key.rpartition(".")[2]
@@ -49,3 +50,19 @@ def literal(value: Plain) -> str:
         return f"[{', '.join(literal(one) for one in value)}]"
     # JSON's texts, numbers and truth values are TOML's, as long as nothing is unprintable.
     return json.dumps(value, ensure_ascii=False)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for the documentation."""
+    lines = ["| flag of `serve` | variable | key in the file | default | |", "|---|---|---|---|---|"]
+    for row in rows:
+        argument = "" if row.kind is SWITCH else row.metavar
+        flag = f"{row.flag} {argument if row.kind.bare is None else f'[{argument}]'}".strip()
+        given = f"`{flag}`" if row.flag else ""
+        default = row.kind.plain(row.default)
+        shown = "not set" if default is None else f"`{literal(default)}`"
+        reads = "; a SIGHUP applies it" if row.reloads else ""
+        row_cells = (given, f"`{row.variable}`", f"`{row.key}`", shown, f"{row.about}{reads}")
+        cells = [cell.replace("|", "\\|") for cell in row_cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,90 @@
+"""`hostdevd check`, the readiness probe: a healthy service, one without libvirt, one that is frozen, none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def check(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "hostdevd", "check", *arguments]
+    return subprocess.run(
+        argv, env={**os.environ, **environment}, check=False, capture_output=True, text=True, timeout=30
+    )
+
+
+@contextmanager
+def serving(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A service, and the configuration file that says where it listens."""
+    file = directory / "hostdevd.toml"
+    file.write_text(f'listen = ["127.0.0.1:0", "unix:{directory}/h.sock"]\nstate_dir = "{directory}/state"\n')
+    argv = [sys.executable, "-m", "hostdevd", "serve", "--config", str(file), *arguments]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert process.stdout.readline()
+        try:
+            yield process, file
+        finally:
+            process.terminate()
+
+
+def test_a_fit_host_is_status_0_and_a_frozen_service_one_line_in_time(tmp_path: Path) -> None:
+    with serving(tmp_path, "--simulate") as (process, file):
+        until = time.monotonic() + 20
+        while (done := check("--config", str(file))).returncode and time.monotonic() < until:
+            time.sleep(0.1)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "LIBVIRT" in done.stdout
+        assert "PASS" in done.stdout
+        assert "\x1b" not in done.stdout
+        host = json.loads(check("-o", "json", HOSTDEVD_CONFIG=str(file)).stdout)
+        assert {one["status"] for one in host["checks"]} == {"HOST_CHECK_STATUS_PASS"}
+        process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            frozen = check("--address", f"unix:{tmp_path}/h.sock", "--timeout", "0.5")
+            assert time.monotonic() - began < 10
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert (frozen.returncode, frozen.stdout) == (1, "")
+        (line,) = frozen.stderr.splitlines()
+        assert "DEADLINE_EXCEEDED" in line
+
+
+def test_a_check_that_failed_is_shown_and_status_1(tmp_path: Path) -> None:
+    where = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    with serving(tmp_path, "--connect", where) as (_, file):
+        done = check("--config", str(file))
+        assert done.returncode == 1
+        assert "FAIL" in done.stdout
+        assert "hostdevd: LIBVIRT failed: libvirt does not answer" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["address", "file"])
+def test_nobody_there_is_one_line_that_names_the_address(tmp_path: Path, how: str) -> None:
+    file, address = tmp_path / "hostdevd.toml", f"unix:{tmp_path}/none.sock"
+    file.write_text(f'listen = ["{address}"]\n')
+    done = check("--address", address) if how == "address" else check("--config", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"hostdevd: {address}: UNAVAILABLE")
+
+
+def test_what_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "hostdevd.toml"
+    file.write_text('listen = ["127.0.0.1:0"]\n')
+    done = check("--config", str(file))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "--address" in done.stderr
+    assert check("--address", "nonsense").returncode == 1
+    assert check("--timeout", "0").returncode == 2

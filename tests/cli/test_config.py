@@ -1,0 +1,190 @@
+"""`hostdevd config` as an operator has it, and the configuration of a running service that is told to read it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from hostdev.v1 import service_pb2
+from hostdev.v1.service_pb2_grpc import HostDeviceServiceStub
+
+ROOT = Path(__file__).parents[2]
+
+
+def hostdevd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "hostdevd", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(argv, env=env, check=False, capture_output=True, text=True, timeout=30)
+
+
+def test_check_says_all_that_is_wrong_with_the_file_and_with_those_that_it_names(tmp_path: Path) -> None:
+    policy, file = tmp_path / "policy.toml", tmp_path / "hostdevd.toml"
+    policy.write_text('[[deny]]\nname = "no"\nadress = "0000:05:00.0"\n')
+    file.write_text(
+        'conect = "qemu:///system"\nlisten = ["unix:/run/h.sock", "192.0.2.1"]\nreflection = "yes"\nsysroot = "/none"\n'
+        f'[eligibility]\npolicy = "{policy}"\n[log]\nlevel = "loud"\n'
+    )
+    done = hostdevd("config", "check", "--config", str(file), HOSTDEVD_METRICS="unix:/x", HOSTDEVD_STATEDIR="/x")
+    assert (done.returncode, done.stdout) == (1, "")
+    told = done.stderr.splitlines()
+    wanted = [
+        (f"{file}: unknown key conect; did you mean connect?", ""),
+        (f"{file}: listen: ", "give unix:/path or host:port"),
+        (f"{file}: reflection: must be true or false", ""),
+        (f"{file}: sysroot: /none is no directory", ""),
+        (f"{file}: eligibility.policy: policy file {policy}: ", "unknown key 'adress'"),
+        (f"{file}: log.level: must be one of debug, info, warning, error, critical", ""),
+        ("HOSTDEVD_METRICS: ", "loopback"),
+        ("unknown environment variable HOSTDEVD_STATEDIR; did you mean HOSTDEVD_STATE_DIR?", ""),
+    ]
+    for begins, has in wanted:
+        assert any(line.startswith(f"hostdevd: {begins}") and has in line for line in told), (begins, told)
+    assert len(told) == len(wanted)
+
+
+def test_the_service_refuses_what_check_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "hostdevd.toml"
+    file.write_text('conect = "qemu:///system"\nreflection = "yes"\n')
+    checked = hostdevd("config", "check", "--config", str(file))
+    served = hostdevd("serve", "--simulate", "--config", str(file))
+    assert (served.returncode, served.stderr) == (1, checked.stderr)
+    assert len(served.stderr.splitlines()) == 2
+
+
+def test_the_example_in_the_repository_is_right() -> None:
+    example = ROOT / "deploy" / "hostdevd.toml"
+    done = hostdevd("config", "check", "--config", str(example))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{example}: is right\n", "")
+    assert hostdevd("config", "example").stdout == example.read_text()
+
+
+def test_show_tells_where_each_value_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "hostdevd.toml"
+    file.write_text('connect = "test:///default"\nstate_dir = "/from/file"\n[log]\nlevel = "error"\n')
+    given = ("config", "show", "--listen", "127.0.0.1:0", "--state-dir", "/from/flag")
+    variables = {"HOSTDEVD_CONFIG": str(file), "HOSTDEVD_LOG_LEVEL": "debug"}
+    shown = json.loads(hostdevd(*given, "-o", "json", **variables).stdout)
+    assert {key: (one["value"], one["source"]) for key, one in shown.items() if one["source"] != "default"} == {
+        "connect": ("test:///default", "file"),
+        "listen": (["127.0.0.1:0"], "flag"),
+        "state_dir": ("/from/flag", "flag"),
+        "log.level": ("debug", "environment"),
+    }
+    assert shown["connect"]["place"] == f"{file}: connect"
+    assert shown["log.level"]["place"] == "HOSTDEVD_LOG_LEVEL"
+    assert shown["eligibility.policy"]["value"] is None
+    table = hostdevd(*given, **variables).stdout.splitlines()
+    assert table[0].split() == ["OPTION", "VALUE", "SOURCE", "PLACE"]
+    assert ["state_dir", '"/from/flag"', "flag", "--state-dir"] in [line.split() for line in table]
+    assert len(table) == len(shown) + 1
+
+
+def test_show_of_what_is_wrong_says_so(tmp_path: Path) -> None:
+    done = hostdevd("config", "show", "--config", str(tmp_path / "none.toml"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No such file" in done.stderr
+
+
+# --- SIGHUP ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service with its configuration file and its log."""
+
+    process: subprocess.Popen[str]
+    file: Path
+    log: Path
+    stub: Any
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def read_again(self, text: str, event: str, **facts: Any) -> dict[str, Any]:
+        """Change the file and wait for a line with these facts."""
+        before = len(self.lines())
+        self.file.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            for line in self.lines()[before:]:
+                if line["event"] == event and facts.items() <= line.items():
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(self.log.read_text())
+
+    def eligible(self) -> set[str]:
+        answer = self.stub.ListEligible(service_pb2.ListEligibleRequest(), timeout=20)
+        return {one.device.name for one in answer.eligible_devices}
+
+
+@contextmanager
+def serving(directory: Path, text: str) -> Iterator[Service]:
+    file, log = directory / "hostdevd.toml", directory / "log"
+    file.write_text(text)
+    where = ("--listen", f"unix:{directory}/h.sock", "--state-dir", str(directory / "state"), "--config", str(file))
+    argv = [sys.executable, "-m", "hostdevd", "serve", "--simulate", *where]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        address = process.stdout.readline().strip().removeprefix("listening on ")
+        try:
+            with grpc.insecure_channel(address) as channel:
+                yield Service(process, file, log, HostDeviceServiceStub(channel))
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def test_a_hangup_applies_what_can_be_names_the_rest_and_refuses_a_broken_file(tmp_path: Path) -> None:
+    with serving(tmp_path, "") as service:
+        before = service.eligible()
+        device = "pci_0000_01_00_0"
+        # A policy, where there was none at the start.
+        policy = tmp_path / "policy.toml"
+        policy.write_text('[[deny]]\nname = "no"\naddress = "0000:01:00.0"\n')
+        denying = f'[eligibility]\npolicy = "{policy}"\n'
+        told = service.read_again(denying, "read again", what="policy")
+        assert told["file"] == str(policy)
+        assert device not in service.eligible()
+        # Options that are bound at the start: all are named, those of the command line are what they were.
+        bound = 'connect = "test:///default"\nlisten = ["127.0.0.1:1"]\nmetrics = "127.0.0.1:0"\n'
+        told = service.read_again(bound + denying, "a changed option needs a restart")
+        assert (told["level"], told["options"]) == ("warning", ["connect", "metrics"])
+        # A broken file: one line, and all is as before.
+        told = service.read_again("[log]\nlevel = 1\nfomat = 2\n", "refused, the old one stays", what="configuration")
+        assert told["level"] == "error"
+        assert "log.level: must be one of" in told["reason"]
+        assert "did you mean log.format" in told["reason"]
+        assert device not in service.eligible()
+        # No policy any more; and a level that leaves out the lines that told of it.
+        service.read_again("", "not configured, so not read again", what="policy")
+        assert service.eligible() == before
+        count = len(service.lines())
+        broken = f'[eligibility]\npolicy = "{tmp_path}/none"\n'
+        service.read_again(f'{broken}[log]\nlevel = "error"\n', "refused, the old one stays", what="policy")
+        assert {line["level"] for line in service.lines()[count:]} == {"error"}
+        assert service.eligible() == before
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"log = 1"])
+def test_a_file_that_cannot_be_read_ends_the_start_with_a_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "hostdevd.toml"
+    file.write_bytes(content)
+    done = hostdevd("serve", "--simulate", "--config", str(file))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert str(file) in done.stderr
