@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hostdevd.core.engine import Engine
 from hostdevd.core.functions import VirtualFunctions
-from hostdevd.core.hostwork import HostWorks, Looks
+from hostdevd.core.hostwork import CLOSE_S, HostWorks, Looks
 from hostdevd.core.mediated import MdevRequest, MediatedDevices
 from hostdevd.core.ports import Clock, HostPort, HypervisorPort
 from hostdevd.core.store import Store
@@ -25,10 +27,9 @@ class Administration:
         self._functions = VirtualFunctions(store, sync, self._functions_works, host, looks)
         self._mediated = MediatedDevices(store, sync, self._mdev_works, hypervisor, clock, looks)
 
-    async def close(self) -> None:
+    async def close(self, grace_s: float = CLOSE_S) -> None:
         """Let what runs end for a while."""
-        await self._functions_works.close()
-        await self._mdev_works.close()
+        await asyncio.gather(self._functions_works.close(grace_s), self._mdev_works.close(grace_s))
 
     async def set_functions(self, device: str, count: int, until: float | None) -> DeviceView:
         """Have a physical function have so many virtual ones."""

@@ -88,11 +88,11 @@ class HostWorks(Generic[T]):
             raise shutting_down()
         return work.task.result()
 
-    async def close(self) -> None:
+    async def close(self, grace_s: float = CLOSE_S) -> None:
         """Let what runs end for a while; what lives elsewhere goes on without a listener."""
         tasks = {work.task for work in self._running.values()}
         if tasks:
-            _, left = await asyncio.wait(tasks, timeout=CLOSE_S)
+            _, left = await asyncio.wait(tasks, timeout=grace_s)
             for task in left:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

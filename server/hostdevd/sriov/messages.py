@@ -70,7 +70,10 @@ def _line(fields: dict[str, object]) -> bytes:
 
 
 def _read(line: bytes, types: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    fields: Any = json.loads(line.decode())
+    try:
+        fields: Any = json.loads(line.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(fields, dict) or fields.keys() != types.keys():
         raise ValueError(f"not an object of {', '.join(types)}")
     for key, kind in types.items():
