@@ -80,11 +80,12 @@ class Service:
     def _serve_one(self, peer: socket.socket) -> None:
         peer.settimeout(ASK_S)
         pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        line = _line(peer)  # from whomever: a peer whose words were left unread would not get the answer
         if uid not in self._uids:
             log.warning("refused uid %d (pid %d)", uid, pid)
             answer = Answer(Outcome.NOT_ALLOWED, f"uid {uid} may not set virtual functions here")
         else:
-            answer = self._answer(_line(peer), uid)
+            answer = self._answer(line, uid)
         peer.sendall(answer.line())
 
     def _answer(self, line: bytes, uid: int) -> Answer:

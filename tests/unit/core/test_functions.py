@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
-from unit.core.rig import Machine, Shape, machine, until
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignmentState, Scope
@@ -15,6 +14,7 @@ from hostdevd.core.errors import HostdevError
 from hostdevd.core.model import PciFacts
 from hostdevd.core.ports import FunctionsError, FunctionsFault
 from hostdevd.sim.functions import set_count
+from unit.core.rig import Machine, Shape, machine, until
 
 PF = "nvme_sriov"
 VF = "pci_0000_0b_00_1"
@@ -44,8 +44,8 @@ class Driver:
 
 
 def vfs(m: Machine) -> list[str]:
-    devices = m.core.store.devices.values()
-    return [one.name for one in devices if isinstance(one.node.facts, PciFacts) and one.node.facts.phys_function == ADDRESS]
+    nodes = (view.node for view in m.core.store.devices.values())
+    return [node.name for node in nodes if isinstance(node.facts, PciFacts) and node.facts.phys_function == ADDRESS]
 
 
 async def set_to(m: Machine, count: int, device: str = PF, wait_s: float = 30.0) -> tuple[str, ...]:
@@ -134,9 +134,7 @@ async def test_a_device_that_a_vm_has_gets_none(m: Machine) -> None:
 @pytest.mark.parametrize(
     ("device", "count", "field"), [(PF, 5, "count"), ("nic_single", 1, "device"), ("usb_stick", 0, "device")]
 )
-async def test_what_no_repeat_would_make_right_names_the_field(
-    m: Machine, device: str, count: int, field: str
-) -> None:
+async def test_what_no_repeat_would_make_right_names_the_field(m: Machine, device: str, count: int, field: str) -> None:
     error = await refused(set_to(m, count, device))
     assert (error.reason, [one.field for one in error.fields]) == ("INVALID_FIELD", [field])
     assert (count != 5) or "at most 4" in error.message

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.core.rig import Machine, Shape, machine
 
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.mediated import MdevRequest
 from hostdevd.core.model import HostUseKind
 from hostdevd.core.views import DeviceView
+from unit.core.rig import Machine, Shape, machine
 
 PARENT = "pci_0000_12_00_0"
 THERE = "mdev_4b20d080_1b54_4048_85b3_a6a62d165c01_0000_12_00_0"

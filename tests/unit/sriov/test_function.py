@@ -61,7 +61,7 @@ def test_a_physical_function_is_found(sysfs: Path) -> None:
         "../../devices/pci0000:00/0000:0b:00.0",
         "/sys/bus/pci/devices/0000:0b:00.0",
         "0000:0b:00.0\x00",
-        "٠٠٠٠:0b:00.0",  # digits all the same, elsewhere
+        "\u0660\u0660\u0660\u0660:0b:00.0",  # digits all the same, elsewhere
         "0000:0c:00.0",
         "0000:01:00.0",
     ],

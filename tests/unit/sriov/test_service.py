@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from unit.sriov.test_function import device
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.ports import FunctionCounts, FunctionsError, FunctionsFault
@@ -21,6 +20,7 @@ from hostdevd.host.sysfs import HostTree
 from hostdevd.sriov import service
 from hostdevd.sriov.messages import MAX_LINE_BYTES, Answer, Outcome, Request
 from hostdevd.sriov.service import Service, StartError, allowed_uids, inherited
+from unit.sriov.test_function import device
 
 PF = "0000:0b:00.0"
 OURS = frozenset({os.getuid()})
@@ -62,7 +62,7 @@ def test_a_number_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "sys/bus/pci/devices" / PF / "sriov_numvfs").read_text().strip() == "4"
 
 
-def test_another_user_is_refused_before_it_is_heard(tmp_path: Path) -> None:
+def test_another_user_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, frozenset({os.getuid() + 1})) as path:
         answer = ask(path, Request(PF, 4).line())
     assert answer.outcome is Outcome.NOT_ALLOWED
@@ -166,7 +166,9 @@ async def test_a_helper_that_serves_others_is_no_helper(tmp_path: Path) -> None:
         assert (await fault_of(helper(tmp_path, path))).fault is FunctionsFault.NOT_ALLOWED
 
 
-@pytest.mark.parametrize("said", [b"", b"nonsense\n", b'{"outcome": "MAYBE", "message": "", "count": 1}\n', b"x" * 5000])
+@pytest.mark.parametrize(
+    "said", [b"", b"nonsense\n", b'{"outcome": "MAYBE", "message": "", "count": 1}\n', b"x" * 5000]
+)
 async def test_a_helper_that_dies_or_talks_nonsense_failed(tmp_path: Path, said: bytes) -> None:
     path = tmp_path / "sriov.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
