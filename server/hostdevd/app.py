@@ -20,6 +20,7 @@ from hostdevd.api.render import Renderer
 from hostdevd.api.server import Health, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.config import BUILTIN, Config, ConfigError
+from hostdevd.core.administration import Administration
 from hostdevd.core.effects import Effects
 from hostdevd.core.engine import Engine
 from hostdevd.core.identity import Identities
@@ -69,6 +70,7 @@ class Core:
     store: Store
     sync: Sync
     engine: Engine
+    admin: Administration
     journal: Journal
     ports: Ports
 
@@ -100,7 +102,7 @@ def open_ports(config: Config, clock: Clock) -> Ports:
             f"libvirt's Python binding is missing ({error}); run deploy/setup --libvirt "
             "(or install hostdevd[libvirt]), or use --simulate"
         ) from error
-    host = ForeignHost() if is_remote(config.connect) else RunningHost(config.sysroot)
+    host = ForeignHost() if is_remote(config.connect) else RunningHost(config.sysroot, config.sriov_socket)
     return Ports(LibvirtPort(config.connect, node_device), host)
 
 
@@ -146,6 +148,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays)
     engine = Engine(store, sync, effects, journal, ports.host, clock)
     engine.load(loaded)
+    admin = Administration(store, sync, engine, ports.hypervisor, ports.host, clock)
     saver = Saver(store, journal, loaded.past)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
@@ -153,11 +156,12 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         saver.start()
         stack.push_async_callback(sync.close)
         stack.push_async_callback(engine.close)
+        stack.push_async_callback(admin.close)
         await sync.start()
         engine.start()
         reopening = asyncio.create_task(Reopening(store, engine, journal, clock).run(), name="reopening")
         stack.push_async_callback(cancelled, (reopening,))
-        yield Core(store, sync, engine, journal, ports)
+        yield Core(store, sync, engine, admin, journal, ports)
 
 
 async def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Config] | None = None) -> None:
@@ -207,6 +211,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             store=core.store,
             sync=core.sync,
             engine=core.engine,
+            admin=core.admin,
             pages=Pages(clock.now),
             renderer=renderer,
             hub=hub,

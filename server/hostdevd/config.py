@@ -94,6 +94,14 @@ class Config:
         reloads=True,
     )
 
+    # The table [sriov].
+    sriov_socket: Path = option(
+        Path("/run/hostdevd-sriov.sock"),
+        FILE,
+        "sriov.socket",
+        "Where the helper listens that sets the number of SR-IOV virtual functions as root",
+    )
+
     # The table [log].
     log_level: str = option(
         "info", choice(LEVELS), "log.level", "Log lines below this level are left out", reloads=True

@@ -138,6 +138,7 @@ async def main(address: str) -> None:
         store=orders.store,
         sync=orders.hub.sync,
         engine=SimpleNamespace(),  # type: ignore[arg-type]
+        admin=SimpleNamespace(),  # type: ignore[arg-type]
         pages=Pages(time.time),
         renderer=Renderer(orders.store, lambda: "host"),
         hub=orders.hub,

@@ -152,8 +152,3 @@ def test_the_host_says_who_it_is_and_that_it_is_ready(api: Api) -> None:
     assert host.HasField("synced_time")
     assert len({check.code for check in host.checks}) == len(host.checks) == 8
     api.stub.GetHost(service_pb2.GetHostRequest(host=host.uuid))
-
-
-def test_what_is_not_served_yet_says_so(api: Api) -> None:
-    with refused("NOT_SERVED"):
-        api.admin.SetVirtualFunctions(service_pb2.SetVirtualFunctionsRequest(device="x", count=1))

@@ -91,6 +91,7 @@ class Served:
             store=store,
             sync=sync,
             engine=SimpleNamespace(),  # type: ignore[arg-type]
+            admin=SimpleNamespace(),  # type: ignore[arg-type]
             pages=Pages(self.clock.now),
             renderer=Renderer(store, lambda: "host"),
             hub=self.hub,

@@ -51,7 +51,7 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until it answers."""
         environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.root),
             "XDG_RUNTIME_DIR": str(self.root / "run"),
             "XDG_CONFIG_HOME": str(self.root / "config"),
@@ -109,8 +109,8 @@ def libvirtd() -> str:
 
 
 @contextmanager
-def private_daemon(program: str) -> Iterator[Daemon]:
-    """A running daemon of its own."""
+def private_daemon(program: str, prepare: Callable[[Path], None] = lambda _: None) -> Iterator[Daemon]:
+    """A running daemon of its own; `prepare` gets its directory first, whose `bin` has its programs."""
     # Not tmp_path: a socket's path has at most 107 characters, and another user must get there.
     root = Path(tempfile.mkdtemp(prefix="hv"))
     root.chmod(0o755)
@@ -124,6 +124,7 @@ def private_daemon(program: str) -> Iterator[Daemon]:
     EVENT_THREAD.acquire()
     private = Daemon(program, root)
     try:
+        prepare(root)
         private.start()
         yield private
     finally:

@@ -332,12 +332,16 @@ class HostdevClient:
 
     # --- virtual functions and mediated devices
 
-    def set_virtual_functions(self, device: str, count: int) -> device_pb2.Device:
-        """Set how many virtual functions a physical one has; the physical function."""
-        request = self._requests.set_virtual_functions(device, count)
-        return self._call(self.admin.SetVirtualFunctions, request).device
+    def set_virtual_functions(self, device: str, count: int, *, timeout_s: float | None = None) -> device_pb2.Device:
+        """Set how many virtual functions a physical one has; the physical function.
 
-    def create_mediated_device(
+        The device's driver may take minutes: `timeout_s` is in place of the client's. After it
+        (`OPERATION_IN_PROGRESS`) the work goes on, and the same call waits again.
+        """
+        request = self._requests.set_virtual_functions(device, count)
+        return self._call(self.admin.SetVirtualFunctions, request, timeout_s).device
+
+    def create_mediated_device(  # noqa: PLR0913  the fields of the request
         self,
         parent: str,
         type_id: str,
@@ -345,12 +349,16 @@ class HostdevClient:
         mdev_uuid: str | None = None,
         attributes: Mapping[str, str] | None = None,
         persistent: bool = False,
+        timeout_s: float | None = None,
     ) -> device_pb2.Device:
-        """Make a mediated device of one of the parent's types."""
+        """Make a mediated device of one of the parent's types; safe to repeat with a `mdev_uuid`.
+
+        A `persistent` one is started with its parent from then on. `timeout_s` is in place of the client's.
+        """
         request = self._requests.create_mediated_device(
             parent, type_id, mdev_uuid=mdev_uuid, attributes=attributes, persistent=persistent
         )
-        return self._call(self.admin.CreateMediatedDevice, request).device
+        return self._call(self.admin.CreateMediatedDevice, request, timeout_s).device
 
     def delete_mediated_device(self, device: str) -> None:
         """Remove a mediated device."""

@@ -9,7 +9,7 @@ import grpc.aio
 
 from hostdev.v1 import assignment_pb2, service_pb2
 from hostdevd.api.context import Context, caller_of
-from hostdevd.api.requests import check_host, duration_s, enum, request_id, text, texts
+from hostdevd.api.requests import BEFORE_DEADLINE_S, check_host, duration_s, enum, request_id, text, texts
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, Scope
@@ -21,8 +21,6 @@ from hostdevd.core.release import DetachRequest
 Rpc = grpc.aio.ServicerContext[Any, Any]
 
 MAX_WAIT_S = 86_400.0
-BEFORE_DEADLINE_S = 0.5
-"""A call returns this long before its caller gives up, so that the answer arrives."""
 
 
 class AssignmentRpcs:

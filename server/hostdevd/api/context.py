@@ -12,6 +12,7 @@ from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.requests import check_host
 from hostdevd.api.watch import Hub
+from hostdevd.core.administration import Administration
 from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller
 from hostdevd.core.engine import Engine
 from hostdevd.core.model import Check
@@ -26,6 +27,7 @@ class Context:
     store: Store
     sync: Sync
     engine: Engine
+    admin: Administration
     pages: Pages
     renderer: Renderer
     hub: Hub

@@ -14,6 +14,8 @@ from hostdevd.core.model import HypervisorInfo
 
 MAX_NAME_CHARS = 256
 MAX_LIST = 1000
+BEFORE_DEADLINE_S = 0.5
+"""A call that waits returns this long before its caller gives up, so that the answer arrives."""
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -53,7 +53,7 @@ def build_server(context: Context, health: Health, seam: ErrorSeam, *, with_refl
     """A server with everything but its addresses."""
     server = grpc.aio.server(interceptors=(seam,), options=OPTIONS)
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
-    service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(), server)
+    service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if with_reflection:
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

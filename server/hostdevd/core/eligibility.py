@@ -198,8 +198,7 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
             "HAS_CHILD_FUNCTIONS",
             device.name,
             f"{device.name} has {count} virtual function{'s' if count > 1 else ''}, which would go with it",
-            "assign a virtual function, or disable them first: "
-            f"echo 0 > /sys/bus/pci/devices/{facts.address}/sriov_numvfs",
+            f"assign a virtual function, or remove them first: hostdevctl vf set {device.name} 0",
         )
     mdevs = [child.name for child in around.graph.descendants(device.name) if child.type == "mdev"]
     if mdevs and isinstance(facts, PciFacts):
@@ -207,7 +206,7 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
             "HAS_CHILD_FUNCTIONS",
             device.name,
             f"{device.name} is the parent of mediated devices: {', '.join(mdevs)}",
-            "assign a mediated device, or remove them first: virsh nodedev-destroy NAME",
+            "assign a mediated device, or remove them first: hostdevctl mdev delete NAME",
         )
 
 

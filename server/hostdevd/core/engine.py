@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.letting_go import blocked_detach, detach_blockers
+from hostdevd.core.model import NodeDevice
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan, SideEffect
 from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
@@ -120,11 +122,11 @@ class Engine:
         until = _until(wait_s)
         if not validate_only and request_id in self._requests:
             return await self._repeat(request, request_id, caller, until)
-        self._accepting(dry_run=validate_only)
-        await self._fresh()
+        self.accepting(dry_run=validate_only)
+        await self.fresh()
         find_vm(self._store, request.vm)
         try:
-            await self._upkeep.compare_around([find_target(self._store, request.device)])
+            await self.compare_around([find_target(self._store, request.device)])
             if not validate_only and request_id in self._requests:  # it came twice at once
                 return await self._repeat(request, request_id, caller, until)
             self._operations.check_free([find_target(self._store, request.device)])
@@ -172,8 +174,8 @@ class Engine:
         outcome = await self._detached_already(request, validate_only, until)
         if outcome is not None:
             return outcome
-        self._accepting(dry_run=validate_only)
-        await self._fresh()
+        self.accepting(dry_run=validate_only)
+        await self.fresh()
         await self._compare_before(request)
         # Somebody else may have begun, or ended it, while the host was read.
         outcome = await self._detached_already(request, validate_only, until)
@@ -239,7 +241,7 @@ class Engine:
             await self._upkeep.compare_named(request.assignment)
         else:
             view = self._store.device(request.device)
-            await self._upkeep.compare_around([view.node] if view is not None else [])
+            await self.compare_around([view.node] if view is not None else [])
 
     # --- assignments ---------------------------------------------------------------------------------
 
@@ -259,7 +261,8 @@ class Engine:
 
     # --- common --------------------------------------------------------------------------------------
 
-    def _accepting(self, *, dry_run: bool) -> None:
+    def accepting(self, *, dry_run: bool) -> None:
+        """`SHUTTING_DOWN`, `STATE_STORE_UNAVAILABLE` or `LIBVIRT_DISCONNECTED` when nothing can be begun."""
         if self._closing:
             raise failures.shutting_down()
         if not dry_run:
@@ -273,7 +276,7 @@ class Engine:
         text = "hostdevd's own records cannot be read, so this is planned without them, and a real call is refused"
         return replace(plan, side_effects=(*plan.side_effects, SideEffect(f"{text}: {self._journal.fault.why}")))
 
-    async def _fresh(self) -> None:
+    async def fresh(self) -> None:
         """Read all domains, networks and uses now: other tools' changes of configurations are not announced."""
         try:
             await asyncio.gather(
@@ -283,6 +286,15 @@ class Engine:
             )
         except HypervisorError as error:
             raise disconnected(error.text) from error
+
+    async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
+        """Compare the assignments of these devices and their groups with what was read."""
+        await self._upkeep.compare_around(nodes)
+
+    @property
+    def operations(self) -> Operations:
+        """Who works on which devices: what else changes them asks there."""
+        return self._operations
 
     async def _await(self, operation: Operation, until: float) -> Outcome:
         task = operation.task

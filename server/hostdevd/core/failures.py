@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hostdevd.core.assignments import Assignment, AssignmentCondition, Failure
-from hostdevd.core.errors import HostdevError
+from hostdevd.core.errors import HostdevError, disconnected
 from hostdevd.core.model import Vm
+from hostdevd.core.ports import HypervisorError, HypervisorGone
 from hostdevd.core.steps import StepFailedError
 
 
@@ -35,6 +36,32 @@ def in_progress(assignment: str, vm: Vm, device: str) -> HostdevError:
         metadata={"assignment": assignment, "vm_name": vm.name, "vm_uuid": vm.uuid, "device": device},
         retry_after_s=1.0,
     )
+
+
+def device_in_work(call: str, device: str) -> HostdevError:
+    """A call that is none of a VM's works on the device, or on what it stands on."""
+    return HostdevError(
+        "OPERATION_IN_PROGRESS",
+        f"{device} is being worked on by {call}",
+        metadata={"device": device, "operation": call},
+        retry_after_s=1.0,
+    )
+
+
+def libvirt_refused(what: str, device: str, error: HypervisorError) -> HostdevError:
+    """Libvirt would not make or remove a device: its text, and whether it is a right that the service lacks."""
+    if isinstance(error, HypervisorGone):
+        return disconnected(error.text)
+    metadata = {"device": device, "libvirt_code": str(error.code), "why": error.text}
+    text = f"{what} failed: {error.text} (libvirt {error.code})"
+    if error.code in _NOT_AUTHORIZED:
+        text += "; let hostdevd's polkit rules allow node-device.{write,start,stop,delete}"
+        return HostdevError("BROKER_NOT_AUTHORIZED", text, metadata=metadata)
+    return HostdevError("HYPERVISOR_UNSUPPORTED", text, metadata=metadata)
+
+
+_NOT_AUTHORIZED = frozenset({29, 45, 79, 88, 94})
+"""`VIR_ERR_OPERATION_DENIED`, `AUTH_FAILED`, `AUTH_CANCELLED`, `ACCESS_DENIED`, `AUTH_UNAVAILABLE`."""
 
 
 def shutting_down() -> HostdevError:

@@ -7,7 +7,7 @@ holders are shown as before, so that watchers see one batch when it ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,11 +16,11 @@ import structlog
 
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.failures import in_progress
+from hostdevd.core.failures import device_in_work, in_progress
 from hostdevd.core.graph import group_mates_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, RequestRecord
-from hostdevd.core.model import NodeDevice
+from hostdevd.core.model import NodeDevice, PciFacts
 from hostdevd.core.plan import Plan
 from hostdevd.core.ports import Clock
 from hostdevd.core.store import Store
@@ -68,6 +68,7 @@ class Operations:
         self._clock = clock
         self._running: dict[str, Operation] = {}
         self._busy: dict[str, Operation] = {}
+        self._reserved: dict[str, str] = {}
         self._unwritten: dict[str, tuple[Assignment, RequestRecord | None]] = {}
         self.ended = asyncio.Event()
         """Set whenever an operation ends; whoever waits clears it."""
@@ -89,9 +90,25 @@ class Operations:
                 operation = self._busy.get(self._store.identities.uid(mate.name))
                 if operation is not None:
                     raise in_progress(operation.name, operation.intent.vm, mate.name)
+                self._check_reserved(mate)
         operation = self._running.get(own.name) if own is not None else None
         if operation is not None:
             raise in_progress(operation.name, operation.intent.vm, operation.name)
+
+    def _check_reserved(self, node: NodeDevice) -> None:
+        # A virtual function goes with the work on its physical one.
+        names = {node.name}
+        if isinstance(node.facts, PciFacts) and node.facts.phys_function is not None:
+            names.update(self._store.graph.at(node.facts.phys_function))
+        for name in sorted(names):
+            call = self._reserved.get(self._store.identities.uid(name))
+            if call is not None:
+                raise device_in_work(call, name)
+
+    def reserve(self, device: str, call: str) -> Callable[[], None]:
+        """Keep others from beginning on a device (uid) for a call that is no VM's; returns the way to give it free."""
+        self._reserved[device] = call
+        return lambda: self._reserved.__delitem__(device)
 
     def is_busy(self, assignment: Assignment) -> bool:
         """Whether an operation, this assignment's or another's, works on one of its devices."""

@@ -166,6 +166,21 @@ class HostdevSpec:
     guest: PciAddress | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MdevSpec:
+    """A mediated device to make: libvirt's name of its parent, one of the parent's types, its UUID in lower case.
+
+    `attributes` are the vendor's, in the order in which they are to be written. A `persistent` one is defined too, and
+    started with its parent from then on.
+    """
+
+    parent: str
+    type_id: str
+    uuid: str
+    attributes: tuple[tuple[str, str], ...] = ()
+    persistent: bool = False
+
+
 class HypervisorPort(Protocol):
     """libvirt, or something that behaves like it. Every call may raise `HypervisorError`."""
 
@@ -217,6 +232,15 @@ class HypervisorPort(Protocol):
         CONFIG: done on return. LIVE: only asked, `DeviceRemoved` follows.
         """
 
+    async def create_mdev(self, spec: MdevSpec) -> str:
+        """Make a mediated device, or what is missing of one that was begun; libvirt's name of it.
+
+        A definition that was made for it and could not be started is taken back.
+        """
+
+    async def delete_mdev(self, name: str) -> None:
+        """Stop a mediated device and forget its definition; `NoSuchObject` when there is neither."""
+
 
 # --- the host ----------------------------------------------------------------------------------------
 
@@ -257,6 +281,33 @@ class DriverState:
     override: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FunctionCounts:
+    """How many virtual functions a physical one has now, and how many it can have."""
+
+    now: int
+    total: int
+
+
+@unique
+class FunctionsFault(StrEnum):
+    """Why the number of virtual functions was not set."""
+
+    NO_HELPER = "NO_HELPER"
+    NOT_ALLOWED = "NOT_ALLOWED"
+    IN_USE = "IN_USE"
+    FAILED = "FAILED"
+
+
+class FunctionsError(Exception):
+    """The number was not set, or not in whole: the kernel or what stands before it says why."""
+
+    def __init__(self, fault: FunctionsFault, text: str) -> None:
+        super().__init__(text)
+        self.fault = fault
+        self.text = text
+
+
 class HostPort(Protocol):
     """The machine that hostdevd runs on. Reading fails closed: what cannot be read is said."""
 
@@ -290,6 +341,18 @@ class HostPort(Protocol):
 
     def kernel_release(self) -> str:
         """The running kernel's release (`6.1.0-18-amd64`); empty where it cannot be told."""
+
+    async def functions(self, address: PciAddress) -> FunctionCounts | None:
+        """The virtual functions of a function now; None where it cannot have any.
+
+        Waits while the number is being changed, by whomever: the kernel does not tell it half-way.
+        """
+
+    async def set_functions(self, address: PciAddress, count: int) -> None:
+        """Have a physical function make or remove virtual ones, however long its driver takes; `FunctionsError`.
+
+        A wait that is cancelled does not stop it.
+        """
 
     def boot_id(self) -> str:
         """The kernel's boot id: another one means that addresses may have moved."""

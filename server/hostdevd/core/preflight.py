@@ -28,14 +28,7 @@ def other_vms(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Vm]:
 
 def held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator[Reason]:
     """Each holder that stands in the way."""
-    for holder in other_holders(store, domain, target):
-        where = "runs with it" if holder.live else "has it in its configuration"
-        yield Reason(
-            "HELD_BY_OTHER_VM",
-            holder.vm.name,
-            f"{holder.device} is held by the virtual machine {holder.vm.name}, which {where}",
-            f"detach it from {holder.vm.name} first",
-        )
+    yield from map(_held, other_holders(store, domain, target))
     told = {holder.vm.uuid for holder in other_holders(store, domain, target)}
     for assignment in other_claims(store, domain, target):
         if assignment.vm.uuid not in told:
@@ -45,6 +38,28 @@ def held_by_others(store: Store, domain: Domain, target: NodeDevice) -> Iterator
                 f"{target.name} or a member of its group is assigned to the virtual machine {assignment.vm.name}",
                 f"detach the assignment {assignment.name} first",
             )
+
+
+def _held(holder: Holder) -> Reason:
+    where = "runs with it" if holder.live else "has it in its configuration"
+    return Reason(
+        "HELD_BY_OTHER_VM",
+        holder.vm.name,
+        f"{holder.device} is held by the virtual machine {holder.vm.name}, which {where}",
+        f"detach it from {holder.vm.name} first",
+    )
+
+
+def holdings(store: Store, device: str) -> Iterator[tuple[Reason, Vm]]:
+    """Each VM that has a device, by its libvirt name, or whose open assignment it is."""
+    holders = store.holders_of(device)
+    yield from ((_held(holder), holder.vm) for holder in holders)
+    told = {holder.vm.uuid for holder in holders}
+    for assignment in store.claims_on(device):
+        if assignment.vm.uuid not in told:
+            text = f"{device} is assigned to the virtual machine {assignment.vm.name}"
+            remedy = f"detach the assignment {assignment.name} first"
+            yield Reason("HELD_BY_OTHER_VM", assignment.vm.name, text, remedy), assignment.vm
 
 
 def other_endpoints(store: Store, target: NodeDevice, policy: GroupPolicy) -> Iterator[Reason]:

@@ -636,6 +636,11 @@ class Store:
         names = self._claims.of_any(uid for uid in uids if uid is not None)
         return tuple(self.assignments[name] for name in sorted(names))
 
+    def claims_on(self, device: str) -> tuple[Assignment, ...]:
+        """The open assignments of one device by its libvirt name, held at this moment or not."""
+        uid = self._identities.get(device)
+        return tuple(self.assignments[name] for name in sorted(self._claims.get(uid))) if uid is not None else ()
+
     def _is_taken(self, node: NodeDevice) -> bool:
         if not (self.holders or self._claims or self._frozen):
             return False

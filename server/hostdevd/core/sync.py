@@ -457,6 +457,12 @@ class Sync:
                 else:
                     self._store.put_devices([device])
 
+    async def read_again(self, names: Iterable[str]) -> None:
+        """Read these devices now, and all in whose names libvirt and the store differ."""
+        listed = await self._hypervisor.node_device_names()
+        differing = listed ^ self._store.graph.nodes.keys()
+        await self._read_devices({*names, *differing}, ChangeSource.OPERATION)
+
     async def _fresh_devices(self, names: Iterable[str]) -> dict[str, NodeDevice | None]:
         names = tuple(names)
         answers = await asyncio.gather(*(self._hypervisor.node_device(name) for name in names), return_exceptions=True)

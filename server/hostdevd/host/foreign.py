@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUses, NodeDevice
-from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
+from hostdevd.core.ports import (
+    DriverState,
+    EventSink,
+    FunctionCounts,
+    FunctionsError,
+    FunctionsFault,
+    IdentityFacts,
+    Listed,
+    nothing_listed,
+)
 
 _WHY = "libvirt is on another machine, whose mounts, interfaces and drivers cannot be read from here"
 _REMEDY = "run hostdevd on the hypervisor itself, with qemu:///system"
@@ -48,6 +57,14 @@ class ForeignHost:
     def kernel_release(self) -> str:
         """Not known here."""
         return ""
+
+    async def functions(self, address: PciAddress) -> FunctionCounts | None:  # noqa: ARG002
+        """Not known here: the call fails before anything depends on it."""
+        raise FunctionsError(FunctionsFault.NO_HELPER, f"{_WHY}; {_REMEDY}")
+
+    async def set_functions(self, address: PciAddress, count: int) -> None:  # noqa: ARG002
+        """Not from here."""
+        raise FunctionsError(FunctionsFault.NO_HELPER, f"{_WHY}; {_REMEDY}")
 
     def boot_id(self) -> str:
         """Not known here."""

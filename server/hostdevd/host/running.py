@@ -8,12 +8,13 @@ from pathlib import Path
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Bar, Check, HostUses, NodeDevice
-from hostdevd.core.ports import DriverState, EventSink, IdentityFacts, Listed, nothing_listed
+from hostdevd.core.ports import DriverState, EventSink, FunctionCounts, IdentityFacts, Listed, nothing_listed
 from hostdevd.host.blocks import block_paths
 from hostdevd.host.checks import read_checks
 from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
 from hostdevd.host.interfaces import foreign_interfaces
+from hostdevd.host.sriov import SriovHelper
 from hostdevd.host.sysfs import HostTree
 from hostdevd.host.traits import has_generic_node, kernel_release, read_bars
 from hostdevd.host.uses import read_uses
@@ -28,6 +29,9 @@ later than the kernel.
 
 _LOOK_AGAIN_S = 0.1
 
+NO_SOCKET = Path("/nonexistent")
+"""Where no helper listens."""
+
 
 class RunningHost:
     """Reads the host below `root`: `/sys`, `/proc`, `/run/udev` and `/dev`.
@@ -36,8 +40,9 @@ class RunningHost:
     know no root, are left alone.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: Path = Path("/"), sriov_socket: Path = NO_SOCKET) -> None:
         self._tree = HostTree(root)
+        self._sriov = SriovHelper(self._tree, sriov_socket)
         self._watch = HostWatch(self._tree)
         self._unknown: tuple[tuple[str, str], ...] | None = None  # nothing was told yet
         self._foreign = frozenset[str]()
@@ -98,6 +103,14 @@ class RunningHost:
     def kernel_release(self) -> str:
         """The running kernel's release; empty where it cannot be told."""
         return kernel_release(self._tree)
+
+    async def functions(self, address: PciAddress) -> FunctionCounts | None:
+        """The virtual functions of a function now; None where it cannot have any."""
+        return await self._sriov.counts(address)
+
+    async def set_functions(self, address: PciAddress, count: int) -> None:
+        """Have the root helper set their number."""
+        await self._sriov.set(address, count)
 
     def boot_id(self) -> str:
         """The kernel's boot id; `Unreadable` without one, since no guess would be safe."""

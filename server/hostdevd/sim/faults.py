@@ -12,6 +12,7 @@ class ErrorNumber(IntEnum):
     """The numbers of `virErrorNumber` that the simulation uses."""
 
     INTERNAL_ERROR = 1
+    NO_SUPPORT = 3
     INVALID_ARG = 8
     OPERATION_FAILED = 9
     XML_ERROR = 27
@@ -26,6 +27,7 @@ class ErrorNumber(IntEnum):
 
 _PREFIX = {
     ErrorNumber.INTERNAL_ERROR: "internal error: ",
+    ErrorNumber.NO_SUPPORT: "this function is not supported by the connection driver: ",
     ErrorNumber.INVALID_ARG: "invalid argument: ",
     ErrorNumber.OPERATION_FAILED: "operation failed: ",
     ErrorNumber.XML_ERROR: "XML error: ",

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
-from hostdevd.core.ports import DriverState, Event, EventSink, HostChanged, IdentityFacts, Listed, nothing_listed
+from hostdevd.core.ports import (
+    DriverState,
+    Event,
+    EventSink,
+    FunctionCounts,
+    HostChanged,
+    IdentityFacts,
+    Listed,
+    nothing_listed,
+)
+from hostdevd.sim.functions import counts, set_count
 from hostdevd.sim.identity import identity_of
 from hostdevd.sim.world import World
 
@@ -22,6 +32,9 @@ class SimHost:
         self._world = world
         self._sink: EventSink | None = None
         self._unsubscribe: Callable[[], None] | None = None
+        self._setting = asyncio.Lock()
+        self.before_functions: Callable[[PciAddress, int], Awaitable[None]] | None = None
+        """What a driver does before it makes functions: it may wait, or raise `FunctionsError`."""
 
     async def start(self, sink: EventSink) -> None:
         """Begin to tell of changed drivers and uses."""
@@ -91,6 +104,18 @@ class SimHost:
     def kernel_release(self) -> str:
         """The release that the extras give the kernel."""
         return self._world.extras.host.kernel
+
+    async def functions(self, address: PciAddress) -> FunctionCounts | None:
+        """The virtual functions of a function now; None where it cannot have any."""
+        async with self._setting:
+            return counts(self._world, address)
+
+    async def set_functions(self, address: PciAddress, count: int) -> None:
+        """Make or remove virtual functions, as the helper and the kernel would; a test's driver may take its time."""
+        async with self._setting:
+            if self.before_functions is not None:
+                await self.before_functions(address, count)
+            set_count(self._world, address, count)
 
     def boot_id(self) -> str:
         """The kernel's boot id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from hostdevd.core.addresses import DeviceSource
@@ -17,16 +18,19 @@ from hostdevd.core.ports import (
     HostChanged,
     HostdevSpec,
     HypervisorGone,
+    MdevSpec,
     NodeDeviceChanged,
     Target,
 )
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
 from hostdevd.sim.injection import Faults, error_of
+from hostdevd.sim.mdevs import create_mdev, delete_mdev
 from hostdevd.sim.networks import active_pools
 from hostdevd.sim.passthrough import nodedev_detach, nodedev_reattach
 from hostdevd.sim.unplug import Guests
 from hostdevd.sim.world import World
 from hostdevd.virt.xml.hostdev import build_hostdev
+from hostdevd.virt.xml.mdev import build_mdev
 
 T = TypeVar("T")
 
@@ -189,6 +193,16 @@ class SimHypervisor:
 
         device = self._at_alias(uuid, alias) or self._named(entry.source)
         await self._call("detach", detach, uuid=uuid, device=device, alias=alias, target=target)
+
+    async def create_mdev(self, spec: MdevSpec) -> str:
+        """Make a mediated device; its name."""
+        xml = build_mdev(spec)
+        make = partial(create_mdev, self._world, xml, persistent=spec.persistent)
+        return await self._call("create_mdev", make, device=spec.parent, spec=spec)
+
+    async def delete_mdev(self, name: str) -> None:
+        """Stop a mediated device and forget its definition."""
+        await self._call("delete_mdev", lambda: delete_mdev(self._world, name), device=name)
 
     # --- every call ----------------------------------------------------------------------------------
 

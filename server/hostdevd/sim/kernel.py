@@ -6,6 +6,7 @@ device is bound away, and comes back with its driver. (Real VFs would have to be
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from hostdevd.core.model import NodeDevice, PciFacts, UsbFacts
 from hostdevd.core.ports import DriverState, Event, HostChanged, HypervisorError, NodeDeviceChanged
 from hostdevd.sim.extras import DriverExtras
 from hostdevd.sim.faults import ErrorNumber, no_node_device, refusal
-from hostdevd.sim.listed import with_neighbours
+from hostdevd.sim.listed import MdevKind, mdev_kinds, with_neighbours
 from hostdevd.virt.xml.nodedev import node_device
 
 VFIO = "vfio-pci"
@@ -39,6 +40,8 @@ class SimDevice:
     boot_driver: str | None
     boot_override: str | None
     plugged: bool = True
+    lasting: bool = True
+    """Still there after a reboot; a mediated device that is not defined goes with it."""
 
     @property
     def bound_away(self) -> bool:
@@ -64,6 +67,7 @@ class Kernel:
         self._drivers = drivers
         self._held = held
         self._emit = emit
+        self._first_mdevs: Counter[MdevKind] = Counter()
 
     # --- coming and going ----------------------------------------------------------------------------
 
@@ -83,6 +87,10 @@ class Kernel:
         self.devices[node.name] = device
         self.graph.put(node)
         return device
+
+    def complete(self) -> None:
+        """All that the machine begins with is there."""
+        self._first_mdevs = mdev_kinds(self.graph.nodes.values())
 
     def plug(self, xml: str) -> str:
         """A device is plugged in, new or again; its name."""
@@ -110,6 +118,11 @@ class Kernel:
             self._emit(NodeDeviceChanged(each))
         return gone
 
+    def forget(self, name: str) -> None:
+        """A device that was made is removed for good."""
+        self.unplug(name)
+        del self.devices[name]
+
     def rewrite(self, document: Callable[[str], str], name: Callable[[str], str]) -> None:
         """Give every device its document anew, with the name in it; `name` tells the new one. No event."""
         moved = {}
@@ -124,7 +137,10 @@ class Kernel:
         self._drivers = {name(old): told for old, told in self._drivers.items()}
 
     def boot(self) -> None:
-        """All drivers as the operator's set-up has them after a boot."""
+        """All drivers as the operator's set-up has them after a boot; what does not last is gone."""
+        for name in [name for name, device in self.devices.items() if not device.lasting]:
+            del self.devices[name]
+            self.graph.remove(name)
         for device in self.devices.values():
             device.driver, device.override = device.boot_driver, device.boot_override
 
@@ -141,7 +157,8 @@ class Kernel:
         """The device as libvirt tells of it now: it reads the driver and the neighbours anew each time."""
         device = self.device(name)
         node = device.node if device.node.driver == device.driver else replace(device.node, driver=device.driver)
-        return with_neighbours(node, (one for one in self._neighbours(node) if self.visible(one.name)))
+        here = (one for one in self._neighbours(node) if self.visible(one.name))
+        return with_neighbours(node, here, self._first_mdevs)
 
     def _neighbours(self, node: NodeDevice) -> Iterator[NodeDevice]:
         number = iommu_group_of(node)
@@ -149,6 +166,8 @@ class Kernel:
             yield from self.graph.iommu_members(number)
         if "virt_functions" in node.detail:
             yield from self.graph.nodes.values()
+        elif "mdev_types" in node.detail:
+            yield from (self.graph.nodes[name] for name in self.graph.children(node.name))
 
     def visible(self, name: str) -> bool:
         """Whether the host sees the device: it is plugged, and nothing above it is bound away."""

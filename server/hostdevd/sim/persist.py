@@ -25,8 +25,8 @@ from hostdevd.sim.world import LibvirtMemory, Unplugging, World
 log = structlog.get_logger()
 
 STATE_FILE = "simulated-host.json"
-_FORMAT = 1
-_KEPT = ("xml", "driver", "override", "plugged")
+_FORMAT = 2
+_KEPT = ("xml", "driver", "override", "plugged", "lasting")
 
 
 class SavedHost:
@@ -158,6 +158,7 @@ class SavedHost:
         if device is None or device.xml != state["xml"]:
             device = kernel.add(state["xml"])
         device.driver, device.override, device.plugged = state["driver"], state["override"], state["plugged"]
+        device.lasting = state["lasting"]
         if not device.plugged:
             kernel.graph.remove(name)
 

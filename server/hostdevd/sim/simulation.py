@@ -57,6 +57,7 @@ def simulate(
     world = World(extras, boot_id=str(uuid.uuid5(_NAMESPACE, origin)))
     for xml in prepare_devices(nodes.devices, iommu=extras.host.iommu):
         world.kernel.add(xml)
+    world.kernel.complete()
     try:
         check_names(extras, world.kernel.devices, [domain.name for domain in nodes.domains])
     except ValueError as error:

@@ -12,11 +12,12 @@ from zlib import crc32
 import libvirt
 
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
-from hostdevd.core.ports import EventSink, HostdevSpec, NoSuchObject, Target
+from hostdevd.core.ports import EventSink, HostdevSpec, MdevSpec, NoSuchObject, Target
 from hostdevd.virt.calls import Link
 from hostdevd.virt.connection import Connection
 from hostdevd.virt.domains import DomainReader, list_domains
 from hostdevd.virt.handles import NodeDeviceHandle
+from hostdevd.virt.mdevs import create_mdev, delete_mdev
 from hostdevd.virt.reading import (
     ParseNodeDevice,
     Told,
@@ -212,6 +213,14 @@ class LibvirtPort:
             link.call(domain.detachDeviceFlags, xml, flags)
 
         await self._connection.mutate(detach)
+
+    async def create_mdev(self, spec: MdevSpec) -> str:
+        """Make a mediated device, or what is missing of one; libvirt's name of it."""
+        return await self._connection.mutate(partial(create_mdev, spec))
+
+    async def delete_mdev(self, name: str) -> None:
+        """Stop a mediated device and forget its definition."""
+        await self._connection.mutate(partial(delete_mdev, name))
 
 
 def _parsed(told: Sequence[Told], parse: ParseNodeDevice) -> list[NodeDevice]:

@@ -24,6 +24,7 @@ def context_of(m: Machine, hub: Hub) -> Context:
         store=core.store,
         sync=core.sync,
         engine=core.engine,
+        admin=core.admin,
         pages=Pages(m.clock.now),
         renderer=Renderer(core.store, lambda: "host"),
         hub=hub,

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "core": set[str](),
     "ops": set[str](),
     "api": {"core", "ops"},
-    "host": {"core", "ops"},
+    "host": {"core", "ops", "sriov"},
+    "sriov": {"core"},
     "virt": {"core", "ops"},
     "sim": {"core", "ops", "virt"},  # the simulated libvirt speaks libvirt's XML
 }

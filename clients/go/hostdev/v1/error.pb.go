@@ -98,7 +98,8 @@ const (
 	ErrorReason_ERROR_REASON_MANAGED_SAVE_PRESENT ErrorReason = 39
 	// `FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
 	// QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
-	// through (the `sg` module).
+	// through (the `sg` module). Also: the kernel refused a number of virtual functions,
+	// or libvirt a mediated device; the error carries their text.
 	ErrorReason_ERROR_REASON_HYPERVISOR_UNSUPPORTED ErrorReason = 40
 	// `FAILED_PRECONDITION`. The guest refused to release the device; it still holds
 	// it. Stop its use in the guest and detach again, or stop the VM.
@@ -113,11 +114,12 @@ const (
 	// `FAILED_PRECONDITION`. A virtual function of the device is in use, so their
 	// number cannot be changed. Detach it first.
 	ErrorReason_ERROR_REASON_VFS_IN_USE ErrorReason = 44
-	// `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
-	// it.
+	// `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for it:
+	// the message says how. Today that is the helper for virtual functions.
 	ErrorReason_ERROR_REASON_FEATURE_DISABLED ErrorReason = 45
 	// `ABORTED`. Another operation works on the same group or device; the metadata
-	// name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
+	// name its `assignment`, `vm_name` and `vm_uuid`, or, where it is none of a VM's, its
+	// `operation` (`SetVirtualFunctions`). Wait for it, then try again.
 	ErrorReason_ERROR_REASON_OPERATION_IN_PROGRESS ErrorReason = 50
 	// `ABORTED`. The affected devices are not those of `expected_affected`. Make a
 	// new dry run, look at it, and send the new set.
@@ -151,8 +153,9 @@ const (
 	ErrorReason_ERROR_REASON_STATE_STORE_UNAVAILABLE ErrorReason = 71
 	// `UNAVAILABLE`. The server is shutting down. Try again after `RetryInfo`.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 72
-	// `INTERNAL`. libvirt refuses the service a right that it needs. The operator
-	// has to install its polkit rules.
+	// `INTERNAL`. libvirt, or the helper for virtual functions, refuses the service a
+	// right that it needs. The operator has to install its polkit rules, or to give the
+	// helper's socket to its user.
 	ErrorReason_ERROR_REASON_BROKER_NOT_AUTHORIZED ErrorReason = 75
 	// `INTERNAL`. A fault of the server. The error carries an id to find in its log,
 	// and no text. Report what the log says.

@@ -2693,7 +2693,8 @@ type SetVirtualFunctionsRequest struct {
 	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
 	// The physical function: a libvirt name or a uid.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	// How many virtual functions it shall have. Must be given; 0 removes them all.
+	// How many virtual functions it shall have, at most its `virt_functions.max_count`.
+	// Must be given; 0 removes them all.
 	Count         *uint32 `protobuf:"varint,3,opt,name=count,proto3,oneof" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2753,7 +2754,7 @@ func (x *SetVirtualFunctionsRequest) GetCount() uint32 {
 // Response of SetVirtualFunctions.
 type SetVirtualFunctionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The physical function.
+	// The physical function, with its virtual ones.
 	Device        *Device `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2806,11 +2807,13 @@ type CreateMediatedDeviceRequest struct {
 	Parent string `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
 	// One of the parent's `mdev_types`, by its `id`.
 	TypeId string `protobuf:"bytes,3,opt,name=type_id,json=typeId,proto3" json:"type_id,omitempty"`
-	// The UUID that it shall have. Absent: a new one.
+	// The UUID that it shall have. Absent: a new one at each call.
 	Uuid *string `protobuf:"bytes,4,opt,name=uuid,proto3,oneof" json:"uuid,omitempty"`
-	// The vendor's attributes, value by name.
+	// The vendor's attributes, value by name; they are written in the order of their
+	// names. A name may have one directory, `nvidia/`.
 	Attributes map[string]string `protobuf:"bytes,5,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Define it, so that it is still known after a reboot.
+	// Define it too, and start it with its parent from then on, so that it is there
+	// after a reboot.
 	Persistent    bool `protobuf:"varint,6,opt,name=persistent,proto3" json:"persistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -704,13 +704,34 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Makes and removes the host's virtual functions and mediated devices.
+//
+// The calls take as long as the device's driver does, which may be minutes. They wait
+// for it until 500 ms before their deadline, and without one for ever; what has begun
+// is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+// wait again. A repeat that finds everything as it asks for changes nothing.
 type HostDeviceAdminServiceClient interface {
-	// Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-	// of them is in use.
+	// Sets the number of virtual functions of a physical one, and answers when libvirt
+	// lists them.
+	//
+	// Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+	// that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+	// driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+	// `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+	// a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+	// writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+	// this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+	// `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
 	SetVirtualFunctions(ctx context.Context, in *SetVirtualFunctionsRequest, opts ...grpc.CallOption) (*SetVirtualFunctionsResponse, error)
 	// Makes a mediated device of one of the `mdev_types` of its parent.
+	//
+	// With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+	// the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+	// UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+	// with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+	// refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
 	CreateMediatedDevice(ctx context.Context, in *CreateMediatedDeviceRequest, opts ...grpc.CallOption) (*CreateMediatedDeviceResponse, error)
-	// Removes a mediated device. Detach it from its VM first.
+	// Removes a mediated device, and its definition where it has one. Detach it from its
+	// VM first: `HELD_BY_OTHER_VM`.
 	DeleteMediatedDevice(ctx context.Context, in *DeleteMediatedDeviceRequest, opts ...grpc.CallOption) (*DeleteMediatedDeviceResponse, error)
 }
 
@@ -757,13 +778,34 @@ func (c *hostDeviceAdminServiceClient) DeleteMediatedDevice(ctx context.Context,
 // for forward compatibility.
 //
 // Makes and removes the host's virtual functions and mediated devices.
+//
+// The calls take as long as the device's driver does, which may be minutes. They wait
+// for it until 500 ms before their deadline, and without one for ever; what has begun
+// is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+// wait again. A repeat that finds everything as it asks for changes nothing.
 type HostDeviceAdminServiceServer interface {
-	// Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-	// of them is in use.
+	// Sets the number of virtual functions of a physical one, and answers when libvirt
+	// lists them.
+	//
+	// Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+	// that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+	// driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+	// `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+	// a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+	// writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+	// this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+	// `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
 	SetVirtualFunctions(context.Context, *SetVirtualFunctionsRequest) (*SetVirtualFunctionsResponse, error)
 	// Makes a mediated device of one of the `mdev_types` of its parent.
+	//
+	// With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+	// the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+	// UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+	// with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+	// refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
 	CreateMediatedDevice(context.Context, *CreateMediatedDeviceRequest) (*CreateMediatedDeviceResponse, error)
-	// Removes a mediated device. Detach it from its VM first.
+	// Removes a mediated device, and its definition where it has one. Detach it from its
+	// VM first: `HELD_BY_OTHER_VM`.
 	DeleteMediatedDevice(context.Context, *DeleteMediatedDeviceRequest) (*DeleteMediatedDeviceResponse, error)
 	mustEmbedUnimplementedHostDeviceAdminServiceServer()
 }

@@ -9,7 +9,11 @@ import typer
 from hostdev.cli import completing
 from hostdev.cli.choices import DeviceArgument
 from hostdev.cli.output import Output, line
+from hostdev.cli.progress import waiting
 from hostdev.cli.session import session_of
+
+PATIENCE_S = 86_400.0
+"""As long as a driver takes: who does not want to wait interrupts, and the server goes on."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +34,9 @@ def set_functions(
 ) -> None:
     """Set how many virtual functions a physical one has."""
     session = session_of(context)
-    function = session.client.set_virtual_functions(session.device(device), count)
+    device = session.device(device)
+    with waiting(f"setting {device} to {count} virtual functions"):
+        function = session.client.set_virtual_functions(device, count, timeout_s=PATIENCE_S)
     now = len(function.pci.virt_functions.addresses)
     session.printer.resource(function, function.name, f"{function.name} has {now} virtual functions")
 
@@ -47,17 +53,20 @@ def create(
     attributes: Annotated[
         list[str] | None, typer.Option("--attribute", metavar="NAME=VALUE", help="An attribute of the vendor's.")
     ] = None,
-    persistent: Annotated[bool, typer.Option("--persistent", help="Still known after a reboot.")] = False,
+    persistent: Annotated[bool, typer.Option("--persistent", help="There again after a reboot.")] = False,
 ) -> None:
     """Make a mediated device."""
     session = session_of(context)
-    device = session.client.create_mediated_device(
-        session.device(parent),
-        type_id,
-        mdev_uuid=mdev_uuid,
-        attributes=dict(map(_pair, attributes or ())),
-        persistent=persistent,
-    )
+    parent = session.device(parent)
+    with waiting(f"making a mediated device on {parent}"):
+        device = session.client.create_mediated_device(
+            parent,
+            type_id,
+            mdev_uuid=mdev_uuid,
+            attributes=dict(map(_pair, attributes or ())),
+            persistent=persistent,
+            timeout_s=PATIENCE_S,
+        )
     session.printer.resource(device, device.name, f"made {device.name} ({device.mdev.uuid})")
 
 

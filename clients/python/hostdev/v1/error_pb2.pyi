@@ -110,7 +110,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_HYPERVISOR_UNSUPPORTED: _ErrorReason.ValueType  # 40
     """`FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
     QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
-    through (the `sg` module).
+    through (the `sg` module). Also: the kernel refused a number of virtual functions,
+    or libvirt a mediated device; the error carries their text.
     """
     ERROR_REASON_DETACH_REJECTED_BY_GUEST: _ErrorReason.ValueType  # 41
     """`FAILED_PRECONDITION`. The guest refused to release the device; it still holds
@@ -130,12 +131,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     number cannot be changed. Detach it first.
     """
     ERROR_REASON_FEATURE_DISABLED: _ErrorReason.ValueType  # 45
-    """`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
-    it.
+    """`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for it:
+    the message says how. Today that is the helper for virtual functions.
     """
     ERROR_REASON_OPERATION_IN_PROGRESS: _ErrorReason.ValueType  # 50
     """`ABORTED`. Another operation works on the same group or device; the metadata
-    name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
+    name its `assignment`, `vm_name` and `vm_uuid`, or, where it is none of a VM's, its
+    `operation` (`SetVirtualFunctions`). Wait for it, then try again.
     """
     ERROR_REASON_AFFECTED_SET_CHANGED: _ErrorReason.ValueType  # 51
     """`ABORTED`. The affected devices are not those of `expected_affected`. Make a
@@ -178,8 +180,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 72
     """`UNAVAILABLE`. The server is shutting down. Try again after `RetryInfo`."""
     ERROR_REASON_BROKER_NOT_AUTHORIZED: _ErrorReason.ValueType  # 75
-    """`INTERNAL`. libvirt refuses the service a right that it needs. The operator
-    has to install its polkit rules.
+    """`INTERNAL`. libvirt, or the helper for virtual functions, refuses the service a
+    right that it needs. The operator has to install its polkit rules, or to give the
+    helper's socket to its user.
     """
     ERROR_REASON_UNEXPECTED: _ErrorReason.ValueType  # 76
     """`INTERNAL`. A fault of the server. The error carries an id to find in its log,
@@ -339,7 +342,8 @@ would not fit. Start the VM, or remove the image.
 ERROR_REASON_HYPERVISOR_UNSUPPORTED: ErrorReason.ValueType  # 40
 """`FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
 QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
-through (the `sg` module).
+through (the `sg` module). Also: the kernel refused a number of virtual functions,
+or libvirt a mediated device; the error carries their text.
 """
 ERROR_REASON_DETACH_REJECTED_BY_GUEST: ErrorReason.ValueType  # 41
 """`FAILED_PRECONDITION`. The guest refused to release the device; it still holds
@@ -359,12 +363,13 @@ ERROR_REASON_VFS_IN_USE: ErrorReason.ValueType  # 44
 number cannot be changed. Detach it first.
 """
 ERROR_REASON_FEATURE_DISABLED: ErrorReason.ValueType  # 45
-"""`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
-it.
+"""`FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for it:
+the message says how. Today that is the helper for virtual functions.
 """
 ERROR_REASON_OPERATION_IN_PROGRESS: ErrorReason.ValueType  # 50
 """`ABORTED`. Another operation works on the same group or device; the metadata
-name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
+name its `assignment`, `vm_name` and `vm_uuid`, or, where it is none of a VM's, its
+`operation` (`SetVirtualFunctions`). Wait for it, then try again.
 """
 ERROR_REASON_AFFECTED_SET_CHANGED: ErrorReason.ValueType  # 51
 """`ABORTED`. The affected devices are not those of `expected_affected`. Make a
@@ -407,8 +412,9 @@ itself.
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 72
 """`UNAVAILABLE`. The server is shutting down. Try again after `RetryInfo`."""
 ERROR_REASON_BROKER_NOT_AUTHORIZED: ErrorReason.ValueType  # 75
-"""`INTERNAL`. libvirt refuses the service a right that it needs. The operator
-has to install its polkit rules.
+"""`INTERNAL`. libvirt, or the helper for virtual functions, refuses the service a
+right that it needs. The operator has to install its polkit rules, or to give the
+helper's socket to its user.
 """
 ERROR_REASON_UNEXPECTED: ErrorReason.ValueType  # 76
 """`INTERNAL`. A fault of the server. The error carries an id to find in its log,

@@ -1515,7 +1515,9 @@ class SetVirtualFunctionsRequest(_message.Message):
     device: _builtins.str
     """The physical function: a libvirt name or a uid."""
     count: _builtins.int
-    """How many virtual functions it shall have. Must be given; 0 removes them all."""
+    """How many virtual functions it shall have, at most its `virt_functions.max_count`.
+    Must be given; 0 removes them all.
+    """
     def __init__(
         self,
         *,
@@ -1542,7 +1544,7 @@ class SetVirtualFunctionsResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def device(self) -> _device_pb2.Device:
-        """The physical function."""
+        """The physical function, with its virtual ones."""
 
     def __init__(
         self,
@@ -1598,12 +1600,16 @@ class CreateMediatedDeviceRequest(_message.Message):
     type_id: _builtins.str
     """One of the parent's `mdev_types`, by its `id`."""
     uuid: _builtins.str
-    """The UUID that it shall have. Absent: a new one."""
+    """The UUID that it shall have. Absent: a new one at each call."""
     persistent: _builtins.bool
-    """Define it, so that it is still known after a reboot."""
+    """Define it too, and start it with its parent from then on, so that it is there
+    after a reboot.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The vendor's attributes, value by name."""
+        """The vendor's attributes, value by name; they are written in the order of their
+        names. A name may have one directory, `nvidia/`.
+        """
 
     def __init__(
         self,

@@ -711,6 +711,11 @@ class HostDeviceService(object):
 
 class HostDeviceAdminServiceStub(object):
     """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
     """
 
     def __init__(self, channel):
@@ -738,11 +743,25 @@ class HostDeviceAdminServiceStub(object):
 
 class HostDeviceAdminServiceServicer(object):
     """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
     """
 
     def SetVirtualFunctions(self, request, context):
-        """Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-        of them is in use.
+        """Sets the number of virtual functions of a physical one, and answers when libvirt
+        lists them.
+
+        Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+        that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+        driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+        `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+        a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+        writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+        this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+        `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -750,13 +769,20 @@ class HostDeviceAdminServiceServicer(object):
 
     def CreateMediatedDevice(self, request, context):
         """Makes a mediated device of one of the `mdev_types` of its parent.
+
+        With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+        the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+        UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+        with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+        refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMediatedDevice(self, request, context):
-        """Removes a mediated device. Detach it from its VM first.
+        """Removes a mediated device, and its definition where it has one. Detach it from its
+        VM first: `HELD_BY_OTHER_VM`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -790,6 +816,11 @@ def add_HostDeviceAdminServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class HostDeviceAdminService(object):
     """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
     """
 
     @staticmethod

@@ -292,37 +292,91 @@ class HostDeviceServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_HostDeviceServiceServicer_to_server(servicer: HostDeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class HostDeviceAdminServiceStub:
-    """Makes and removes the host's virtual functions and mediated devices."""
+    """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HostDeviceAdminServiceAsyncStub: ...
     SetVirtualFunctions: _grpc.UnaryUnaryMultiCallable[_service_pb2.SetVirtualFunctionsRequest, _service_pb2.SetVirtualFunctionsResponse]
-    """Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-    of them is in use.
+    """Sets the number of virtual functions of a physical one, and answers when libvirt
+    lists them.
+
+    Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+    that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+    driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+    `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+    a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+    writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+    this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+    `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
     """
     CreateMediatedDevice: _grpc.UnaryUnaryMultiCallable[_service_pb2.CreateMediatedDeviceRequest, _service_pb2.CreateMediatedDeviceResponse]
-    """Makes a mediated device of one of the `mdev_types` of its parent."""
+    """Makes a mediated device of one of the `mdev_types` of its parent.
+
+    With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+    the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+    UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+    with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+    refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
+    """
     DeleteMediatedDevice: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteMediatedDeviceRequest, _service_pb2.DeleteMediatedDeviceResponse]
-    """Removes a mediated device. Detach it from its VM first."""
+    """Removes a mediated device, and its definition where it has one. Detach it from its
+    VM first: `HELD_BY_OTHER_VM`.
+    """
 
 @_typing.type_check_only
 class HostDeviceAdminServiceAsyncStub(HostDeviceAdminServiceStub):
-    """Makes and removes the host's virtual functions and mediated devices."""
+    """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetVirtualFunctions: _aio.UnaryUnaryMultiCallable[_service_pb2.SetVirtualFunctionsRequest, _service_pb2.SetVirtualFunctionsResponse]  # type: ignore[assignment]
-    """Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-    of them is in use.
+    """Sets the number of virtual functions of a physical one, and answers when libvirt
+    lists them.
+
+    Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+    that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+    driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+    `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+    a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+    writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+    this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+    `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
     """
     CreateMediatedDevice: _aio.UnaryUnaryMultiCallable[_service_pb2.CreateMediatedDeviceRequest, _service_pb2.CreateMediatedDeviceResponse]  # type: ignore[assignment]
-    """Makes a mediated device of one of the `mdev_types` of its parent."""
+    """Makes a mediated device of one of the `mdev_types` of its parent.
+
+    With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+    the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+    UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+    with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+    refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
+    """
     DeleteMediatedDevice: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteMediatedDeviceRequest, _service_pb2.DeleteMediatedDeviceResponse]  # type: ignore[assignment]
-    """Removes a mediated device. Detach it from its VM first."""
+    """Removes a mediated device, and its definition where it has one. Detach it from its
+    VM first: `HELD_BY_OTHER_VM`.
+    """
 
 class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes and removes the host's virtual functions and mediated devices."""
+    """Makes and removes the host's virtual functions and mediated devices.
+
+    The calls take as long as the device's driver does, which may be minutes. They wait
+    for it until 500 ms before their deadline, and without one for ever; what has begun
+    is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+    wait again. A repeat that finds everything as it asks for changes nothing.
+    """
 
     @_abc_1.abstractmethod
     def SetVirtualFunctions(
@@ -330,8 +384,17 @@ class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.SetVirtualFunctionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.SetVirtualFunctionsResponse, _abc.Awaitable[_service_pb2.SetVirtualFunctionsResponse]]:
-        """Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-        of them is in use.
+        """Sets the number of virtual functions of a physical one, and answers when libvirt
+        lists them.
+
+        Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+        that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+        driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+        `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+        a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+        writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+        this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+        `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
         """
 
     @_abc_1.abstractmethod
@@ -340,7 +403,14 @@ class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CreateMediatedDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.CreateMediatedDeviceResponse, _abc.Awaitable[_service_pb2.CreateMediatedDeviceResponse]]:
-        """Makes a mediated device of one of the `mdev_types` of its parent."""
+        """Makes a mediated device of one of the `mdev_types` of its parent.
+
+        With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+        the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+        UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+        with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+        refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
+        """
 
     @_abc_1.abstractmethod
     def DeleteMediatedDevice(
@@ -348,6 +418,8 @@ class HostDeviceAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.DeleteMediatedDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.DeleteMediatedDeviceResponse, _abc.Awaitable[_service_pb2.DeleteMediatedDeviceResponse]]:
-        """Removes a mediated device. Detach it from its VM first."""
+        """Removes a mediated device, and its definition where it has one. Detach it from its
+        VM first: `HELD_BY_OTHER_VM`.
+        """
 
 def add_HostDeviceAdminServiceServicer_to_server(servicer: HostDeviceAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -247,7 +247,8 @@ export enum ErrorReason {
   /**
    * `FAILED_PRECONDITION`. The hypervisor cannot do this: the VM is not one of
    * QEMU's (domain type `kvm` or `qemu`), or the host lacks what QEMU passes a LUN
-   * through (the `sg` module).
+   * through (the `sg` module). Also: the kernel refused a number of virtual functions,
+   * or libvirt a mediated device; the error carries their text.
    *
    * @generated from enum value: ERROR_REASON_HYPERVISOR_UNSUPPORTED = 40;
    */
@@ -287,8 +288,8 @@ export enum ErrorReason {
   VFS_IN_USE = 44,
 
   /**
-   * `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for
-   * it.
+   * `FAILED_PRECONDITION`. The operator has not switched this feature on. Ask for it:
+   * the message says how. Today that is the helper for virtual functions.
    *
    * @generated from enum value: ERROR_REASON_FEATURE_DISABLED = 45;
    */
@@ -296,7 +297,8 @@ export enum ErrorReason {
 
   /**
    * `ABORTED`. Another operation works on the same group or device; the metadata
-   * name its `assignment`, `vm_name` and `vm_uuid`. Wait for it, then try again.
+   * name its `assignment`, `vm_name` and `vm_uuid`, or, where it is none of a VM's, its
+   * `operation` (`SetVirtualFunctions`). Wait for it, then try again.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_IN_PROGRESS = 50;
    */
@@ -390,8 +392,9 @@ export enum ErrorReason {
   SHUTTING_DOWN = 72,
 
   /**
-   * `INTERNAL`. libvirt refuses the service a right that it needs. The operator
-   * has to install its polkit rules.
+   * `INTERNAL`. libvirt, or the helper for virtual functions, refuses the service a
+   * right that it needs. The operator has to install its polkit rules, or to give the
+   * helper's socket to its user.
    *
    * @generated from enum value: ERROR_REASON_BROKER_NOT_AUTHORIZED = 75;
    */

@@ -1523,7 +1523,8 @@ export type SetVirtualFunctionsRequest = Message<"hostdev.v1.SetVirtualFunctions
   device: string;
 
   /**
-   * How many virtual functions it shall have. Must be given; 0 removes them all.
+   * How many virtual functions it shall have, at most its `virt_functions.max_count`.
+   * Must be given; 0 removes them all.
    *
    * @generated from field: optional uint32 count = 3;
    */
@@ -1544,7 +1545,7 @@ export const SetVirtualFunctionsRequestSchema: GenMessage<SetVirtualFunctionsReq
  */
 export type SetVirtualFunctionsResponse = Message<"hostdev.v1.SetVirtualFunctionsResponse"> & {
   /**
-   * The physical function.
+   * The physical function, with its virtual ones.
    *
    * @generated from field: hostdev.v1.Device device = 1;
    */
@@ -1587,21 +1588,23 @@ export type CreateMediatedDeviceRequest = Message<"hostdev.v1.CreateMediatedDevi
   typeId: string;
 
   /**
-   * The UUID that it shall have. Absent: a new one.
+   * The UUID that it shall have. Absent: a new one at each call.
    *
    * @generated from field: optional string uuid = 4;
    */
   uuid?: string | undefined;
 
   /**
-   * The vendor's attributes, value by name.
+   * The vendor's attributes, value by name; they are written in the order of their
+   * names. A name may have one directory, `nvidia/`.
    *
    * @generated from field: map<string, string> attributes = 5;
    */
   attributes: { [key: string]: string };
 
   /**
-   * Define it, so that it is still known after a reboot.
+   * Define it too, and start it with its parent from then on, so that it is there
+   * after a reboot.
    *
    * @generated from field: bool persistent = 6;
    */
@@ -1977,12 +1980,26 @@ export const HostDeviceService: GenService<{
 /**
  * Makes and removes the host's virtual functions and mediated devices.
  *
+ * The calls take as long as the device's driver does, which may be minutes. They wait
+ * for it until 500 ms before their deadline, and without one for ever; what has begun
+ * is never stopped. `OPERATION_IN_PROGRESS` says that it goes on: repeat the call to
+ * wait again. A repeat that finds everything as it asks for changes nothing.
+ *
  * @generated from service hostdev.v1.HostDeviceAdminService
  */
 export const HostDeviceAdminService: GenService<{
   /**
-   * Sets the number of virtual functions of a physical one. `VFS_IN_USE` when one
-   * of them is in use.
+   * Sets the number of virtual functions of a physical one, and answers when libvirt
+   * lists them.
+   *
+   * Between two numbers other than 0 there are none for a moment. `VFS_IN_USE` when one
+   * that exists is held by a VM, running or not, used by the host, or bound to a VFIO
+   * driver: the reasons and the metadata (`functions`, `vm_name`, `vm_uuid`) name it.
+   * `HELD_BY_OTHER_VM` when a VM has the physical function itself; `INVALID_FIELD` for
+   * a device without SR-IOV, and for more than it can have. A root helper of hostdevd's
+   * writes the number: where it is not installed, `FEATURE_DISABLED`; where it refuses
+   * this service, `BROKER_NOT_AUTHORIZED`. What the kernel refuses is
+   * `HYPERVISOR_UNSUPPORTED`, with its text and, in `count_now`, how many there are.
    *
    * @generated from rpc hostdev.v1.HostDeviceAdminService.SetVirtualFunctions
    */
@@ -1994,6 +2011,12 @@ export const HostDeviceAdminService: GenService<{
   /**
    * Makes a mediated device of one of the `mdev_types` of its parent.
    *
+   * With a `uuid` it is safe to repeat: a device that is there as it was asked for is
+   * the answer. `INVALID_FIELD` for a type that the parent does not have, and for a
+   * UUID of another device; `DEVICE_NOT_ELIGIBLE` when the type has no instance left,
+   * with who has them; `HELD_BY_OTHER_VM` when a VM has the parent itself. What libvirt
+   * refuses is `HYPERVISOR_UNSUPPORTED`, with its code and text.
+   *
    * @generated from rpc hostdev.v1.HostDeviceAdminService.CreateMediatedDevice
    */
   createMediatedDevice: {
@@ -2002,7 +2025,8 @@ export const HostDeviceAdminService: GenService<{
     output: typeof CreateMediatedDeviceResponseSchema;
   },
   /**
-   * Removes a mediated device. Detach it from its VM first.
+   * Removes a mediated device, and its definition where it has one. Detach it from its
+   * VM first: `HELD_BY_OTHER_VM`.
    *
    * @generated from rpc hostdev.v1.HostDeviceAdminService.DeleteMediatedDevice
    */

@@ -1,0 +1,1 @@
+"""The root helper that writes `sriov_numvfs`: one verb, its own checks, the standard library alone."""
