@@ -27,15 +27,16 @@ def registry() -> CollectorRegistry:
     return registry
 
 
-def ask(port: int) -> bytes:
+def ask(port: int, path: str = "/metrics") -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/metrics")
+    connection.request("GET", path)
     return connection.getresponse().read()
 
 
 def test_metrics_are_served_at_a_port_and_at_a_socket(tmp_path: Path, registry: CollectorRegistry) -> None:
     with served(registry, path=None, host="127.0.0.1", port=0) as port:
         assert b"\nsome 3.0\n" in ask(port)
+        assert ask(port, "/metrics?name[]=other") == b""
         with pytest.raises(OSError, match="in use"), served(registry, path=None, host="127.0.0.1", port=port):
             pass
     path = tmp_path / "m.sock"
@@ -52,11 +53,13 @@ def test_who_says_nothing_is_let_go_and_nobody_waits_for_him_meanwhile(
     registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scrape, "LIMIT_S", 0.15)
-    with served(registry, path=None, host="127.0.0.1", port=0) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
-            silent.sendall(b"GET /metr")
-            assert b"\nsome 3.0\n" in ask(port)
-            assert silent.recv(1) == b""
+    with (
+        served(registry, path=None, host="127.0.0.1", port=0) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as silent,
+    ):
+        silent.sendall(b"GET /metr")
+        assert b"\nsome 3.0\n" in ask(port)
+        assert silent.recv(1) == b""
 
 
 def test_a_client_that_comes_beyond_the_bound_is_closed(
