@@ -26,6 +26,7 @@ from hostdevd.core.engine import Engine
 from hostdevd.core.identity import Identities
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import Check, CheckCode, CheckStatus
+from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
@@ -39,6 +40,7 @@ from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
 from hostdevd.ops.collector import collect_after
 from hostdevd.ops.logs import set_format, set_level
+from hostdevd.ops.telemetry import Telemetry, TelemetryError
 from hostdevd.policy_file import PolicyFile
 from hostdevd.reconfigure import Apply, Reconfigure
 from hostdevd.reload import Reload
@@ -117,6 +119,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     delays: Delays | None = None,
     pace: Pace | None = None,
     claim: Callable[[], None] = lambda: None,
+    observer: Observer = NOBODY,
 ) -> AsyncIterator[Core]:
     """The core over these ports, from the journal's opening to its close.
 
@@ -145,8 +148,9 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         policy=policy,
     )
     sync = Sync(store, ports.hypervisor, ports.host, clock, pace)
-    effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays)
-    engine = Engine(store, sync, effects, journal, ports.host, clock)
+    ports.hypervisor.observe(observer)
+    effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays, observer)
+    engine = Engine(store, sync, effects, journal, ports.host, clock, observer)
     engine.load(loaded)
     admin = Administration(store, sync, engine, ports.hypervisor, ports.host, clock)
     saver = Saver(store, journal, loaded.past)
@@ -199,10 +203,21 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     """Serve these ports at these addresses until `until` returns, then drain."""
     policy_file = PolicyFile(config.policy)
     policy = await policy_file.read()
-    async with run_core(
-        ports, config.state_dir, clock, profile=config.profile, policy=policy, delays=delays, claim=claim
-    ) as core:
-        hub = Hub(core.store, core.sync)
+    telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing)
+    async with (
+        telemetry.running(),
+        run_core(
+            ports,
+            config.state_dir,
+            clock,
+            profile=config.profile,
+            policy=policy,
+            delays=delays,
+            claim=claim,
+            observer=telemetry.observer,
+        ) as core,
+    ):
+        hub = Hub(core.store, core.sync, observer=telemetry.watches)
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
         health = Health()
         seam = ErrorSeam()
@@ -217,7 +232,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             hub=hub,
             checks=lambda: _checks(core, config, guard),
         )
-        server = build_server(context, health, seam, with_reflection=config.reflection)
+        server = build_server(context, health, seam, with_reflection=config.reflection, observers=telemetry.rpcs)
         bound = [bind(server, address) for address in addresses]
         applied: Apply = {"policy": policy_file.move, "log_level": set_level, "log_format": set_format}
         # The configuration first: it says which files there are.
@@ -229,9 +244,9 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             asyncio.create_task(collect_after(core.sync.synced), name="collector"),
         )
         guard.start()
-        metrics = ExitStack()
+        scraped = ExitStack()
         try:
-            metrics.enter_context(_metrics(core, hub, config))
+            scraped.enter_context(_metrics(telemetry, core, hub, clock, config))
             await server.start()
             for address in bound:
                 announce(address)
@@ -248,30 +263,27 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             seam.close()
             await stopped
             await guard.close()
-            metrics.close()
+            scraped.close()
 
 
 @contextmanager
-def _metrics(core: Core, hub: Hub, config: Config) -> Iterator[None]:
+def _metrics(telemetry: Telemetry, core: Core, hub: Hub, clock: Clock, config: Config) -> Iterator[None]:
     """Prometheus metrics where they are asked for."""
     if config.metrics is None:
         yield
         return
-    from hostdevd.ops.metrics import Counts, served  # noqa: PLC0415  only where it is asked for
+    from hostdevd.ops.metrics import Sources  # noqa: PLC0415  only where it is asked for
 
     address = parse_address(config.metrics)
-    if address.path is not None:
-        raise ListenError(f"metrics {config.metrics}: give a loopback host:port")
-    gauges = {
-        "devices": lambda: len(core.store.devices),
-        "holders": lambda: len(core.store.holders),
-        "watchers": lambda: hub.watchers,
-        "revision": lambda: core.store.revision,
-        "libvirt_connected": lambda: int(core.sync.connected),
-    }
+    sources = Sources(
+        core.store, core.sync, core.journal, core.ports.hypervisor, lambda: hub.watchers, clock.now, clock.now()
+    )
     try:
-        with served(Counts(core.ports.hypervisor.call_counts, gauges), address.host, address.port) as port:
-            log.info("serving metrics", host=address.host, port=port)
+        with (
+            claimed((address,)),
+            telemetry.scraped(sources, path=address.path, host=address.host, port=address.port) as port,
+        ):
+            log.info("serving metrics", address=config.metrics, port=port)
             yield
     except OSError as error:
         raise ListenError(f"metrics {config.metrics}: {error.strerror}") from error
@@ -351,7 +363,7 @@ def run(config: Config, read: Callable[[], Config]) -> int:
 
     try:
         asyncio.run(serve(config, announce, read))
-    except (StartError, StateDirError, ListenError, ConfigError, PolicyError) as error:
+    except (StartError, StateDirError, ListenError, ConfigError, PolicyError, TelemetryError) as error:
         print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
         return 1
     return 0

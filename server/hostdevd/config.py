@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hostdevd.core.profiles import PROFILES
+from hostdevd.ops.endpoint import check_endpoint
 from hostdevd.ops.logs import FORMATS, LEVELS
 from hostdevd.options.kinds import DIRECTORY, FILE, SWITCH, choice, switch_or_file, text, texts
 from hostdevd.options.layers import Found, collect
@@ -71,7 +72,7 @@ class Config:
         None,
         text("ADDRESS"),
         "metrics",
-        "Serve Prometheus metrics at this loopback host:port, under /metrics",
+        "Serve Prometheus metrics at this loopback host:port, or unix:/path, under /metrics",
         flag="--metrics",
         example="127.0.0.1:9478",
     )
@@ -100,6 +101,15 @@ class Config:
         FILE,
         "sriov.socket",
         "Where the helper listens that sets the number of SR-IOV virtual functions as root",
+    )
+
+    # The table [tracing].
+    tracing: str | None = option(
+        None,
+        text("URL", check_endpoint),
+        "tracing.endpoint",
+        "Send OpenTelemetry traces to this collector, by OTLP over HTTP; needs hostdevd[otel]",
+        example="http://127.0.0.1:4318",
     )
 
     # The table [log].

@@ -55,7 +55,7 @@ async def test_a_read_that_loses_the_daemon_is_no_short_list(
     described: list[str] = []
 
     def kill_after_the_first(device: libvirt.virNodeDevice, flags: int = 0) -> str:
-        xml = describe(device, flags)
+        xml: str = describe(device, flags)
         described.append(xml)
         daemon.kill()
         return xml

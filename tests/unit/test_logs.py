@@ -21,7 +21,7 @@ from hostdevd.ops.logs import FORMATS, LEVELS, MOST_CHARACTERS, Lines, clean, co
 HOSTILE = 'a\n<0>{"level": "critical"}\r\x1b]0;title\x07\x1b[31m\x9b1m\x7f\u202e\u2028\udc80\0'
 
 
-SECRET = "hunter-2"
+SECRET = "hunter-2"  # noqa: S105  what must not be seen
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:

@@ -117,6 +117,7 @@ class DeviceRpcs:
             )
 
         return Kind(
+            name="devices",
             history=lambda: ctx.store.device_history,
             response=service_pb2.WatchDevicesResponse,
             snapshot=lambda items: service_pb2.WatchDevicesResponse.Snapshot(devices=items),  # type: ignore[arg-type]

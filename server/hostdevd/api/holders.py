@@ -71,6 +71,7 @@ class HolderRpcs:
             )
 
         return Kind(
+            name="holders",
             history=lambda: ctx.store.holder_history,
             response=service_pb2.WatchHoldersResponse,
             snapshot=lambda items: service_pb2.WatchHoldersResponse.Snapshot(holders=items),  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,7 +13,9 @@ from grpc_reflection.v1alpha import reflection
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api.context import Context
 from hostdevd.api.interceptors import ErrorSeam
+from hostdevd.api.metering import Metering
 from hostdevd.api.service import HostDeviceAdminService, HostDeviceService
+from hostdevd.core.observing import RpcObserver
 
 MAX_REQUEST_BYTES = 1024 * 1024
 
@@ -49,9 +53,17 @@ class Health:
         await self.servicer.enter_graceful_shutdown()
 
 
-def build_server(context: Context, health: Health, seam: ErrorSeam, *, with_reflection: bool) -> grpc.aio.Server:
+def build_server(
+    context: Context,
+    health: Health,
+    seam: ErrorSeam,
+    *,
+    with_reflection: bool,
+    observers: Sequence[RpcObserver] = (),
+) -> grpc.aio.Server:
     """A server with everything but its addresses."""
-    server = grpc.aio.server(interceptors=(seam,), options=OPTIONS)
+    metering = (Metering(observers),) if observers else ()
+    server = grpc.aio.server(interceptors=(*metering, seam), options=OPTIONS)
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)

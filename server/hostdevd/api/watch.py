@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from hostdevd.api.requests import duration_s
 from hostdevd.api.tokens import make_token, read_token
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Delta, History, Span
+from hostdevd.core.observing import NOBODY, WatchObserver
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
 from hostdevd.core.turns import Turn
@@ -35,19 +38,25 @@ BATCH_INTERVAL_S = 0.1
 WRITE_LIMIT_S = 30.0
 MESSAGE_BYTES = 1024 * 1024
 MAX_WATCHERS = 4096
+_KEPT_COMMITS = 1024
+"""Of those, when their events were heard is known; a watcher has them within a batch's interval."""
 
 
 class Hub:
     """Wakes watchers on commits, counts them, and drains them at shutdown."""
 
-    def __init__(self, store: Store, sync: Sync, *, max_watchers: int = MAX_WATCHERS) -> None:
+    def __init__(
+        self, store: Store, sync: Sync, *, max_watchers: int = MAX_WATCHERS, observer: WatchObserver = NOBODY
+    ) -> None:
         self.store = store
         self.sync = sync
         self.draining = False
+        self.observer = observer
         self._max = max_watchers
+        self._heard: deque[tuple[int, float]] = deque(maxlen=_KEPT_COMMITS)
         self._events: set[asyncio.Event] = set()
         self._empty = asyncio.Event()
-        store.on_commit.append(self._wake)
+        store.on_commit.append(self._commit)
 
     @property
     def watchers(self) -> int:
@@ -79,12 +88,27 @@ class Hub:
     async def drain(self, limit_s: float = 2.0) -> None:
         """Have every watcher send a last bookmark and end; wait for them a little."""
         self.draining = True
-        self._wake(0)
+        self._wake()
         if self._events:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), limit_s)
 
-    def _wake(self, _: int) -> None:
+    def heard_s(self, after: int, upto: int) -> float | None:
+        """When the first event behind the commits of these revisions was heard; None where there was none."""
+        found = None
+        for revision, heard_s in reversed(self._heard):
+            if revision <= after:
+                break
+            if revision <= upto:
+                found = heard_s if found is None else min(found, heard_s)
+        return found
+
+    def _commit(self, revision: int) -> None:
+        if self.store.heard_s is not None:
+            self._heard.append((revision, self.store.heard_s))
+        self._wake()
+
+    def _wake(self) -> None:
         for event in self._events:
             event.set()
 
@@ -93,6 +117,7 @@ class Hub:
 class Kind(Generic[T]):
     """What differs between a watch of holders and one of devices."""
 
+    name: str
     history: Callable[[], History[T]]
     response: Callable[..., Any]
     snapshot: Callable[[list[Message]], Any]
@@ -155,6 +180,7 @@ class _Stream(Generic[T]):
         self._lives = hub.store.lives
         self._replay = False
         self._synced_time = hub.sync.synced_time
+        self._free_since = 0.0
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
@@ -212,10 +238,18 @@ class _Stream(Generic[T]):
         except Unknown:
             await self._reset("HISTORY_LOST")
             return True
+        if deltas and not self._replay:
+            self._tell_delay(self._hub.heard_s(self._position, revision))
         self._position, self._synced_time, self._replay = revision, synced_time, False
         async for part, last in _parts(map(self._kind.change, deltas)):
             await self._write(self._response(revision, exact=last, change_batch=self._kind.batch(part)))
         return bool(deltas)
+
+    def _tell_delay(self, heard_s: float | None) -> None:
+        """What the service adds to an event; not the time for which the client took nothing."""
+        if heard_s is not None:
+            delay_s = time.monotonic() - max(heard_s, self._free_since)
+            self._hub.observer.delivered(self._kind.name, max(delay_s, 0.0))
 
     async def _snapshot(self) -> None:
         revision, self._lives = self._hub.store.revision, self._hub.store.lives
@@ -229,6 +263,7 @@ class _Stream(Generic[T]):
         await self._bookmark()
 
     async def _reset(self, reason: str) -> None:
+        self._hub.observer.reset(self._kind.name, reason)
         value, revision = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}"), self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
@@ -250,6 +285,7 @@ class _Stream(Generic[T]):
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
                 await self._context.write(message)
+            self._free_since = time.monotonic()
         except TimeoutError:
             raise HostdevError(
                 "SLOW_CONSUMER",

@@ -6,6 +6,7 @@ from hostdevd.core.clearing import Clearing
 from hostdevd.core.giving import Giving
 from hostdevd.core.journal import Journal
 from hostdevd.core.looking import Looking
+from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.ports import Clock, HostPort, HypervisorPort
 from hostdevd.core.restoring import Restoring
 from hostdevd.core.rewriting import Rewriting
@@ -27,9 +28,10 @@ class Effects:
         journal: Journal,
         clock: Clock,
         delays: Delays | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         delays = delays or Delays()
-        steps = Steps(journal, clock)
+        steps = Steps(journal, clock, observer)
         self.looking = Looking(store, sync, host, clock)
         self.clearing = Clearing(hypervisor, self.looking, steps, delays)
         self.rewriting = Rewriting(hypervisor, self.looking, steps)

@@ -23,6 +23,7 @@ from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.letting_go import blocked_detach, detach_blockers
 from hostdevd.core.model import NodeDevice
+from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan, SideEffect
 from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
@@ -50,13 +51,20 @@ class Engine:
     """The entry points of one host."""
 
     def __init__(  # noqa: PLR0913, PLR0917  the parts, each once
-        self, store: Store, sync: Sync, effects: Effects, journal: Journal, host: HostPort, clock: Clock
+        self,
+        store: Store,
+        sync: Sync,
+        effects: Effects,
+        journal: Journal,
+        host: HostPort,
+        clock: Clock,
+        observer: Observer = NOBODY,
     ) -> None:
         self._store = store
         self._sync = sync
         self._journal = journal
         self._requests = Requests()
-        self._operations = Operations(store, sync, journal, clock)
+        self._operations = Operations(store, sync, journal, clock, observer)
         self._attaching = Attaching(store, self._operations, effects, self._requests, host, clock)
         self._detaching = Detaching(store, self._operations, effects, host)
         self._upkeep = Upkeep(
@@ -147,7 +155,7 @@ class Engine:
         self._requests.put(record)
         operation = self._operations.begin(assignment, planned.plan)
         work = self._attaching.run(operation, planned, assignment, record)
-        self._operations.start(operation, work, f"attach-{assignment.name}")
+        self._operations.start(operation, work, "attach")
         return await self._await(operation, until)
 
     async def _repeat(self, request: AttachRequest, request_id: str, caller: str, until: float) -> Outcome:
@@ -199,7 +207,7 @@ class Engine:
         assignment = self._detaching.intend(holding, caller)
         operation = self._operations.begin(assignment, plan)
         work = self._detaching.run(operation, assignment)
-        self._operations.start(operation, work, f"detach-{assignment.name}")
+        self._operations.start(operation, work, "detach")
         return await self._await(operation, until)
 
     async def _detached_already(self, request: DetachRequest, validate_only: bool, until: float) -> Outcome | None:  # noqa: FBT001

@@ -105,7 +105,7 @@ class Following:
         intent = self._attaching.intend(planned, request, assignment.name, assignment.created_by, "")
         operation = self._operations.begin(intent, planned.plan)
         work = self._attach(operation, planned, intent, device.uid)
-        self._operations.start(operation, work, f"follow-{assignment.name}")
+        self._operations.start(operation, work, "follow")
 
     async def _attach(self, operation: Operation, planned: AttachPlan, intent: Assignment, uid: str) -> None:
         key, times = (intent.name, uid), self._times

@@ -66,9 +66,12 @@ class Giving:
             if plan.live:
                 with self._looking.events(assignment.vm.uuid) as events:
                     await self._take_live(assignment, plan, given)
-                    await self._settle(assignment, events)
-                await self._verify_live(assignment, plan, given)
-            await self._verify_config(assignment, plan, given)
+                    with self._steps.waiting(assignment, "SETTLE"):
+                        await self._settle(assignment, events)
+            with self._steps.waiting(assignment, StepKind.VERIFY):
+                if plan.live:
+                    await self._verify_live(assignment, plan, given)
+                await self._verify_config(assignment, plan, given)
 
     async def _take_live(self, assignment: Assignment, plan: AttachPlan, given: Given) -> None:
         for device in plan.devices:

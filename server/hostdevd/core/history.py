@@ -77,6 +77,11 @@ class History(Generic[T]):
         self.oldest = start
         """The first position that everything since is known of."""
 
+    @property
+    def changes(self) -> int:
+        """How many changes are kept."""
+        return self._count
+
     def can_continue(self, revision: int) -> bool:
         """Whether everything since a position is known, so that it can be gone on from exactly.
 

@@ -79,6 +79,8 @@ class Journal:
         """Whether the file was read: before, nothing is known of it, and nothing can be written."""
         self.fault: StateFault | None = None
         """Why it cannot be opened, or the last write failed; None after one that worked."""
+        self.failures = 0
+        """How often it could not be opened or written."""
 
     async def open(self) -> Loaded:
         """Open or create the file and read it; `STATE_STORE_UNAVAILABLE` when that fails, with `fault` set.
@@ -97,6 +99,11 @@ class Journal:
         """`STATE_STORE_UNAVAILABLE` while the file was never read."""
         if not self.is_open:
             raise _unavailable(self.fault or StateFault("it is not open", "see the log"))
+
+    def size_bytes(self) -> int:
+        """What the file takes on the disk, with what is still to be merged into it; from any thread."""
+        files = (self._directory / f"{FILE}{suffix}" for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     async def look(self) -> None:
         """Tell by `fault` when the file is not the one any more that was opened: what is written then is lost."""
@@ -301,6 +308,7 @@ class Journal:
         return result
 
     def _failed(self, error: Exception) -> HostdevError:
+        self.failures += 1
         self.fault = fault_of(self._directory, error)
         return _unavailable(self.fault)
 

@@ -157,7 +157,7 @@ class Moving:
         operations = [self._operations.begin(assignment, Plan()) for assignment, _ in moved.values()]
         for operation in operations:
             operation.durable.set()
-        self._operations.start(operations[0], self._run(vm, operations, moved, rewrites), f"move-{vm}")
+        self._operations.start(operations[0], self._run(vm, operations, moved, rewrites), "move")
 
     async def _run(self, vm: str, operations: list[Operation], moved: _Moved, rewrites: tuple[Rewrite, ...]) -> None:
         times = self._times

@@ -21,6 +21,7 @@ from hostdevd.core.graph import group_mates_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, RequestRecord
 from hostdevd.core.model import NodeDevice, PciFacts
+from hostdevd.core.observing import NOBODY, Observer, Result
 from hostdevd.core.plan import Plan
 from hostdevd.core.ports import Clock
 from hostdevd.core.store import Store
@@ -61,11 +62,12 @@ class Operation:
 class Operations:
     """All operations of one host."""
 
-    def __init__(self, store: Store, sync: Sync, journal: Journal, clock: Clock) -> None:
+    def __init__(self, store: Store, sync: Sync, journal: Journal, clock: Clock, observer: Observer = NOBODY) -> None:
         self._store = store
         self._sync = sync
         self._journal = journal
         self._clock = clock
+        self._observer = observer
         self._running: dict[str, Operation] = {}
         self._busy: dict[str, Operation] = {}
         self._reserved: dict[str, str] = {}
@@ -123,19 +125,37 @@ class Operations:
         self._store.freeze(assignment.vm.uuid, operation.uids)
         return operation
 
-    def start(self, operation: Operation, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run an operation's work as a task that belongs to the service, and end the operation with it."""
-        operation.task = asyncio.create_task(self._until_end(operation, work), name=name)
+    def start(self, operation: Operation, work: Coroutine[Any, Any, None], kind: str) -> None:
+        """Run an operation's work (`attach`, ...) as a task of the service's, and end the operation with it."""
+        operation.task = asyncio.create_task(self._until_end(operation, work, kind), name=f"{kind}-{operation.name}")
 
-    async def _until_end(self, operation: Operation, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_end(self, operation: Operation, work: Coroutine[Any, Any, None], kind: str) -> None:
+        result = Result("INTERRUPTED")
+        try:
+            with self._observer.operation(kind, operation.intent, result):
+                await self._carry_out(operation, work)
+                result.outcome, result.reason = self._came_to(operation)
+        finally:
+            self.end(operation)
+
+    @staticmethod
+    async def _carry_out(operation: Operation, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception as fault:
             # The record says what was under way; `Upkeep` takes it up again.
             log.exception("an operation failed in an unexpected way", assignment=operation.name)
             operation.fault = fault
-        finally:
-            self.end(operation)
+
+    def _came_to(self, operation: Operation) -> tuple[str, str]:
+        """The state in which an operation leaves its assignment, or why it never began, and its error's reason."""
+        if operation.fault is not None:
+            return "FAULT", "UNEXPECTED"
+        reason = operation.error.reason if operation.error is not None else ""
+        if operation.error is not None and not operation.durable.is_set():
+            return "REFUSED", reason
+        assignment = self._store.assignments.get(operation.name)
+        return (str(assignment.state) if assignment is not None else "FORGOTTEN"), reason
 
     def show_holders(self, operation: Operation) -> None:
         """Show who holds its devices from now on; they stay its own."""

@@ -7,66 +7,75 @@ delivered on the event loop too, by the callback given to `start`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum, unique
 from typing import Protocol
 
 from hostdevd.core.addresses import MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
 from hostdevd.core.model import Bar, Check, Domain, DomainEntry, HostUses, HypervisorInfo, Network, NodeDevice
+from hostdevd.core.observing import CallObserver
 
 # --- events ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class _Heard:
+    """What is told, and when it was: by the monotonic clock, where it came from libvirt on libvirt's own thread."""
+
+    heard_s: float = field(default_factory=time.monotonic, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(_Heard):
     """The hypervisor answers: read everything again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(_Heard):
     """The hypervisor went away; a `Connected` follows when it is back."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class NodeDeviceChanged:
+class NodeDeviceChanged(_Heard):
     """A node device appeared, vanished or changed: read it again by name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class DomainChanged:
+class DomainChanged(_Heard):
     """A domain changed in any way (state, definition, live XML, removal): read it again."""
 
     uuid: str
 
 
 @dataclass(frozen=True, slots=True)
-class DomainStopped:
+class DomainStopped(_Heard):
     """A domain has no guest any more: shut down, destroyed, crashed or migrated away."""
 
     uuid: str
 
 
 @dataclass(frozen=True, slots=True)
-class DomainStarted:
+class DomainStarted(_Heard):
     """A domain has a guest now."""
 
     uuid: str
 
 
 @dataclass(frozen=True, slots=True)
-class DomainRebooted:
+class DomainRebooted(_Heard):
     """The guest rebooted: an unplug request that it had not answered is forgotten."""
 
     uuid: str
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceRemoved:
+class DeviceRemoved(_Heard):
     """The guest let go of the device with this alias."""
 
     uuid: str
@@ -74,7 +83,7 @@ class DeviceRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceRemovalFailed:
+class DeviceRemovalFailed(_Heard):
     """The guest refused to let go of the device with this alias."""
 
     uuid: str
@@ -82,12 +91,12 @@ class DeviceRemovalFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworksChanged:
+class NetworksChanged(_Heard):
     """A libvirt network started, stopped or was defined anew: read all of them again."""
 
 
 @dataclass(frozen=True, slots=True)
-class HostChanged:
+class HostChanged(_Heard):
     """Drivers or uses of the host changed (uevent, mount, address): read uses and drivers again."""
 
     path: str = ""
@@ -138,6 +147,15 @@ class NoSuchObject(HypervisorError):
 
 
 # --- the hypervisor ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """A pool of threads: jobs that wait for one, threads that work, and those whose job nobody waits for any more."""
+
+    waiting: int
+    busy: int
+    stuck: int
 
 
 @unique
@@ -198,6 +216,12 @@ class HypervisorPort(Protocol):
 
     def call_counts(self) -> Mapping[str, int]:
         """How often each function of libvirt's was called so far; from any thread."""
+
+    def observe(self, observer: CallObserver) -> None:
+        """Tell of every call from now on."""
+
+    def workers(self) -> Mapping[str, Workers]:
+        """The threads that make the calls, by what they are for; from any thread."""
 
     async def node_device_names(self) -> frozenset[str]:
         """Names of all node devices: cheap, to find what a full read would change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from hostdevd.core.assignments import Assignment
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.journal import Journal
+from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import Clock, HypervisorError, HypervisorGone
 
@@ -49,9 +50,10 @@ class Delays:
 class Steps:
     """Writes steps to the journal around what they do; one step at a time per VM."""
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
+    def __init__(self, journal: Journal, clock: Clock, observer: Observer = NOBODY) -> None:
         self._journal = journal
         self._clock = clock
+        self._observer = observer
         self._vm_locks: dict[str, asyncio.Lock] = {}
 
     def vm_lock(self, uuid: str) -> asyncio.Lock:
@@ -66,7 +68,8 @@ class Steps:
         except HostdevError as error:
             raise StepFailedError(kind, device, error.message) from error
         try:
-            yield
+            with self._observer.phase(kind, assignment, device):
+                yield
         except HypervisorError as error:
             await self._end(step, f"failed: {error.text}")
             unsure = isinstance(error, HypervisorGone)
@@ -86,7 +89,8 @@ class Steps:
             log.warning("a step is not in the journal", step=kind, device=device, error=error.message)
         outcome = "done"
         try:
-            yield
+            with self._observer.phase(kind, assignment, device):
+                yield
         except HypervisorError as error:
             outcome = f"failed: {error.text}"
             raise
@@ -98,6 +102,10 @@ class Steps:
             task = asyncio.current_task()
             if step and not (task is not None and task.cancelling()):
                 await self._end(step, outcome)
+
+    def waiting(self, assignment: Assignment, phase: str) -> AbstractContextManager[object]:
+        """A phase that touches nothing: it is observed, and in no journal."""
+        return self._observer.phase(phase, assignment, "")
 
     async def unplugs(self, assignment: Assignment) -> Mapping[str, float]:
         """When an earlier life of the service sent the unplug requests of the operation in flight, by device."""

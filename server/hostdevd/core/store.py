@@ -42,6 +42,7 @@ from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.pools import PoolUses, is_given, pool_uses
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
+from hostdevd.core.tally import Tally
 from hostdevd.core.views import DeviceView, GroupView, group_view
 
 _CARRIES_DISKS = frozenset({"storage", "scsi", "pci"})
@@ -110,7 +111,11 @@ class Store:
         self._past = past.holders if past else ()
         self.is_whole = False
         """Whether the host was ever read: until then the holders of the last life are nobody's to see."""
+        self.tally = Tally()
+        """How many of what there are."""
         self.on_commit: list[Callable[[int], None]] = []
+        self.heard_s: float | None = None
+        """While `on_commit` is called: when the event behind the commit was heard (monotonic); None without one."""
         self._dirty_devices: set[str] = set()
         self._dirty_domains: set[str] = set()
         self._dirty_groups: set[int] = set()
@@ -205,15 +210,23 @@ class Store:
     # --- writing -------------------------------------------------------------------------------------
 
     @contextmanager
-    def change(self, source: ChangeSource) -> Iterator[None]:
-        """Several inputs, one revision. Nested changes belong to the outermost, and have its source."""
+    def change(self, source: ChangeSource, heard_s: float | None = None) -> Iterator[None]:
+        """Several inputs, one revision. Nested changes belong to the outermost, and have its source.
+
+        `heard_s`: when the event that made somebody look was heard.
+        """
+        if not self._depth:
+            self.heard_s = heard_s
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._commit_or_keep(source)
+                try:
+                    self._commit_or_keep(source)
+                finally:
+                    self.heard_s = None
 
     def begin_whole(self) -> None:
         """Compare with the holders of the last life; call within the `change` that has all that there is now."""
@@ -327,6 +340,7 @@ class Store:
         if before is not None:
             self._claim(before, claimed=False)
         self.assignments[assignment.name] = assignment
+        self.tally.assignment(before, assignment)
         self._claim(assignment, claimed=not assignment.state.closed)
         self._index_assignment(assignment)
         self._dirty_domains.add(assignment.vm.uuid)
@@ -336,6 +350,7 @@ class Store:
         """Forget an assignment; call within `change`."""
         gone = self.assignments.pop(name, None)
         if gone is not None:
+            self.tally.assignment(gone, None)
             self._by_service.discard(gone.vm.uuid, name)
             self._claim(gone, claimed=False)
             self._dirty_domains.add(gone.vm.uuid)
@@ -515,6 +530,7 @@ class Store:
         return known
 
     def _replace_holder(self, key: str, old: Holder | None, new: Holder | None) -> None:
+        self.tally.holder(old, new)
         if old is not None:
             del self.holders[key]
             _drop(self._holders_of_device, old.device, key)
@@ -564,6 +580,7 @@ class Store:
                 del self.devices[name]
             else:
                 self.devices[name] = new
+            self.tally.device(old, new)
             # The key is the name: a device that comes back under another name is removed and added.
             changes.append(Change(name, old, new, source, now))
         self._dirty_devices = set()
@@ -665,11 +682,14 @@ class Store:
         if not dirty:
             return
         for number in dirty:  # all of them first: a uid may have gone over to another number
-            self.groups.pop(self._group_by_number.pop(number, ""), None)
+            gone = self.groups.pop(self._group_by_number.pop(number, ""), None)
+            if gone is not None:
+                self.tally.group(gone, None)
         for number in dirty:
             members = self.graph.iommu_members(number)
             if members:
                 group = group_view(number, members, self.devices, self._identities.uid)
+                self.tally.group(self.groups.get(group.uid), group)
                 self.groups[group.uid] = group
                 self._group_by_number[number] = group.uid
 

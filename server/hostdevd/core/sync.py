@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -85,8 +85,9 @@ class Sync:
         self._networks_fault = ""
         self._unheard = False
         self._announced = Announcements()
-        self._names: set[str] = set()
-        self._uuids: set[str] = set()
+        # What is to be read, and since when it is told to have changed.
+        self._names: dict[str, float] = {}
+        self._uuids: dict[str, float] = {}
         self._uses_due = False
         self._networks_due = False
         self._full_due = False
@@ -105,6 +106,9 @@ class Sync:
         self.why_disconnected = "not connected yet"
         self.info: HypervisorInfo | None = None
         """Who answers, as of the last connect."""
+        self.connects = 0
+        self.disconnects = 0
+        """How often libvirt came and went."""
 
     @property
     def connected(self) -> bool:
@@ -115,6 +119,11 @@ class Sync:
         """Hear every event after the store was told to read; returns the way to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @property
+    def pending(self) -> Mapping[str, int]:
+        """What was told to have changed and is not being read yet, by kind; from any thread."""
+        return {"devices": len(self._names), "domains": len(self._uuids)}
 
     def moment(self) -> int:
         """Now, to be held against reads."""
@@ -154,19 +163,21 @@ class Sync:
         match event:
             case Connected():
                 self._connection += 1
+                self.connects += 1
                 self._announced.forget()
                 self._full_due = True
             case Disconnected(why):
                 self._connection += 1
+                self.disconnects += 1
                 self.synced.clear()
                 self.why_disconnected = why
                 self._full_due = False
                 log.warning("libvirt is away", why=why)
             case NodeDeviceChanged(name):
-                self._names.add(name)
+                self._names.setdefault(name, event.heard_s)
                 self._announced.told(name)
             case DomainChanged(uuid) | DomainStarted(uuid) | DomainStopped(uuid):
-                self._uuids.add(uuid)
+                self._uuids.setdefault(uuid, event.heard_s)
                 # What a VM takes or gives back changes drivers and uses too.
                 self._uses_due = self._uses_due or not isinstance(event, DomainChanged)
             case NetworksChanged():
@@ -174,7 +185,7 @@ class Sync:
             case HostChanged():
                 self._uses_due = True
             case _:
-                self._uuids.add(event.uuid)
+                self._uuids.setdefault(event.uuid, event.heard_s)
         self._wake.set()
         for listener in tuple(self._listeners):
             listener(event)
@@ -186,28 +197,28 @@ class Sync:
             self._full_due = False
             await self._resync()
             return
-        names, self._names = self._names, set()
-        uuids, self._uuids = self._uuids, set()
+        names, self._names = self._names, {}
+        uuids, self._uuids = self._uuids, {}
         uses, self._uses_due = self._uses_due, False
         networks, self._networks_due = self._networks_due and self.connected, False
         try:
             if not self.connected:
                 # Nothing to read from: a full read follows the reconnect, and forgets these when it worked.
-                self._names |= names
-                self._uuids |= uuids
-                names, uuids = set(), set()
+                self._names = self._names | names
+                self._uuids = self._uuids | uuids
+                names, uuids = {}, {}
             if names:
-                await self._read_devices(names)
-            for uuid in uuids:
-                await self.read_domain(uuid, ChangeSource.EVENT)
+                await self._read_devices(names, heard_s=min(names.values()))
+            for uuid, heard_s in uuids.items():
+                await self.read_domain(uuid, ChangeSource.EVENT, heard_s)
             if networks:
                 await self.read_networks(ChangeSource.EVENT)
             if uses:
                 # After the domains: what a VM has open is no other user's.
                 self._wake_uses.set()
         except Exception:
-            self._names |= names
-            self._uuids |= uuids
+            self._names = self._names | names
+            self._uuids = self._uuids | uuids
             self._uses_due = self._uses_due or uses
             self._networks_due = self._networks_due or networks
             await self._clock.sleep(self._pace.retry_s)
@@ -226,14 +237,14 @@ class Sync:
     async def _resync(self) -> None:
         connection = self._connection
         # What is told from here on is read again, what was told before is read by this.
-        names, self._names = self._names, set()
-        uuids, self._uuids = self._uuids, set()
+        names, self._names = self._names, {}
+        uuids, self._uuids = self._uuids, {}
         try:
             self.info = await self._hypervisor.info()
             there = await self._read_whole()
         except Exception:
-            self._names |= names
-            self._uuids |= uuids
+            self._names = self._names | names
+            self._uuids = self._uuids | uuids
             if connection != self._connection:
                 return  # it broke meanwhile: the next connection begins anew
             await self._clock.sleep(self._pace.retry_s)
@@ -370,18 +381,18 @@ class Sync:
         self._store.remove_domains(uuid for uuid in gone if self._domains_read.newer(uuid, ticket))
         self._store.put_domains(domain for uuid, domain in here.items() if self._domains_read.newer(uuid, ticket))
 
-    async def read_domain(self, uuid: str, source: ChangeSource) -> Domain | None:
-        """Read one domain; None, and forgotten, when it is gone."""
+    async def read_domain(self, uuid: str, source: ChangeSource, heard_s: float | None = None) -> Domain | None:
+        """Read one domain; None, and forgotten, when it is gone. `heard_s`: see `Store.change`."""
         ticket = next(self._tickets)
         try:
             domain = await self._hypervisor.domain(uuid)
         except NoSuchObject:
             if self._domains_read.newer(uuid, ticket):
-                with self._store.change(source):
+                with self._store.change(source, heard_s):
                     self._store.remove_domains([uuid])
             return None
         if self._domains_read.newer(uuid, ticket):
-            with self._store.change(source):
+            with self._store.change(source, heard_s):
                 self._store.put_domains([domain])
         for reader in self.on_read:
             reader(uuid)
@@ -443,12 +454,14 @@ class Sync:
         state = self._host.driver(node.facts.address)
         return state.present and state != self._store.driver(name)
 
-    async def _read_devices(self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT) -> None:
+    async def _read_devices(
+        self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT, heard_s: float | None = None
+    ) -> None:
         """Read these devices, and those whose XML changed with them; what is gone goes."""
         ticket = next(self._tickets)
         fresh = await self._fresh_devices(names)
         fresh |= await self._fresh_devices(outdated(self._store.graph, fresh))
-        with self._store.change(source):
+        with self._store.change(source, heard_s):
             for name, device in fresh.items():
                 if not self._devices_read.newer(name, ticket):
                     continue

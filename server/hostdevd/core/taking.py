@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import structlog
@@ -135,7 +136,8 @@ class Taking:
         asked: _Asked,
         only: frozenset[str] | None,
     ) -> Refusal | None:
-        with self._looking.events(assignment.vm.uuid) as events:
+        with self._looking.events(assignment.vm.uuid) as events, ExitStack() as waiting:
+            is_waiting = False
             while True:
                 domain = await self._looking.domain(assignment.vm.uuid)
                 left = {
@@ -145,6 +147,9 @@ class Taking:
                 }
                 if not left:
                     return None
+                if not is_waiting:
+                    is_waiting = True
+                    waiting.enter_context(self._steps.waiting(assignment, "GUEST_RELEASE"))
                 refusal = await self._ask(assignment, left, asked, nudge)
                 if refusal is None:
                     refusal = await self._answer(assignment, left, asked, events, nudge)

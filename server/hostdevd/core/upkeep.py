@@ -152,7 +152,7 @@ class Upkeep:
             why = StepFailedError(StepKind.VERIFY, device, text, unsure=True)
             record = self._requests.get(assignment.pending_request)
             work = self._attaching.undo(operation, assignment, assignment.before_extension(), record, why)
-        self._operations.start(operation, work, f"recover-{assignment.name}")
+        self._operations.start(operation, work, "recover")
 
     # --- what others do ------------------------------------------------------------------------------
 

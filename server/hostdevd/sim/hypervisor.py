@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from hostdevd.core.addresses import DeviceSource
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
+from hostdevd.core.observing import NOBODY, CallObserver
 from hostdevd.core.ports import (
     Connected,
     Disconnected,
@@ -21,6 +23,7 @@ from hostdevd.core.ports import (
     MdevSpec,
     NodeDeviceChanged,
     Target,
+    Workers,
 )
 from hostdevd.sim.attachment import attach_config, attach_live, detach_config
 from hostdevd.sim.injection import Faults, error_of
@@ -63,6 +66,7 @@ class SimHypervisor:
         self.deaf = False
         """Nothing is told of node devices, as when virtnodedevd was restarted alone."""
         self._calls: Counter[str] = Counter()
+        self._observer: CallObserver = NOBODY
 
     # --- life ----------------------------------------------------------------------------------------
 
@@ -92,6 +96,14 @@ class SimHypervisor:
     def call_counts(self) -> Mapping[str, int]:
         """Calls by name since the start."""
         return dict(self._calls)
+
+    def observe(self, observer: CallObserver) -> None:
+        """Tell of every call."""
+        self._observer = observer
+
+    def workers(self) -> Mapping[str, Workers]:
+        """There are none: it is all on the event loop."""
+        return {}
 
     @property
     def connected(self) -> bool:
@@ -210,6 +222,15 @@ class SimHypervisor:
         self, name: str, act: Callable[[], T], *, uuid: str = "", device: str = "", **arguments: object
     ) -> T:
         self._calls[name] += 1
+        began, failed = time.perf_counter(), True
+        try:
+            result = await self._act(name, act, uuid, device, arguments)
+            failed = False
+        finally:
+            self._observer.called(name, time.perf_counter() - began, failed=failed)
+        return result
+
+    async def _act(self, name: str, act: Callable[[], T], uuid: str, device: str, arguments: Mapping[str, object]) -> T:
         if self.before_call is not None:
             told = {"uuid": uuid, "device": device, **arguments}
             await self.before_call(name, {key: value for key, value in told.items() if value != ""})

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar, cast
 
 import libvirt
 
+from hostdevd.core.observing import NOBODY, CallObserver
 from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
 from hostdevd.virt.handles import ConnectionHandle
 from hostdevd.virt.threads import is_given_up
@@ -62,16 +64,24 @@ class DaemonBehindGone(HypervisorGone):
 
 
 class CallCounter:
-    """How often each function of libvirt's was called, since the process began."""
+    """How often each function of libvirt's was called, since the process began; `observer` is told how it went."""
 
     def __init__(self) -> None:
+        self.observer: CallObserver = NOBODY
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def add(self, name: str) -> None:
-        """Count one call; from any thread."""
+    def counted(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make one call, and count it; from any thread."""
         with self._lock:
             self._counts[name] += 1
+        began, failed = time.perf_counter(), True
+        try:
+            result = function(*args, **kwargs)
+            failed = False
+        finally:
+            self.observer.called(name, time.perf_counter() - began, failed=failed)
+        return result
 
     def read(self) -> Mapping[str, int]:
         """A copy: `virDomain.XMLDesc` → 12."""
@@ -102,9 +112,8 @@ class Link:
     @classmethod
     def open(cls, uri: str, counter: CallCounter) -> Link:
         """Connect; blocks for as long as the other side wants."""
-        counter.add("open")
         try:
-            handle = libvirt.open(uri)
+            handle = counter.counted("open", libvirt.open, uri)
         except libvirt.libvirtError as error:
             raise HypervisorError(_code(error), _text(error)) from error
         return cls(cast("ConnectionHandle", handle), counter)
@@ -120,8 +129,7 @@ class Link:
             with self._turn:
                 if is_given_up():
                     raise HypervisorGone("nobody waits for it any more")
-                self._counter.add(function.__qualname__)
-                return function(*args, **kwargs)
+                return self._counter.counted(function.__qualname__, function, *args, **kwargs)
         except libvirt.libvirtError as error:
             failure = _translated(error, alive=self.alive())
             if isinstance(failure, DaemonBehindGone):

@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import structlog
 
-from hostdevd.core.ports import Connected, Disconnected, Event, EventSink, HypervisorError, HypervisorGone
+from hostdevd.core.observing import CallObserver
+from hostdevd.core.ports import Connected, Disconnected, Event, EventSink, HypervisorError, HypervisorGone, Workers
 from hostdevd.virt.calls import CallCounter, Link, quietly
 from hostdevd.virt.events import EVENT_THREAD, Undo, register, register_node_devices
 from hostdevd.virt.threads import Overdue, Threads
@@ -188,6 +189,18 @@ class Connection:
     def call_counts(self) -> Mapping[str, int]:
         """How often each function of libvirt's was called."""
         return self._counter.read()
+
+    def observe(self, observer: CallObserver) -> None:
+        """Tell of every call."""
+        self._counter.observer = observer
+
+    def workers(self) -> Mapping[str, Workers]:
+        """The threads by what they are for; none before the start."""
+        workers = self._workers
+        if workers is None:
+            return {}
+        pools = {"control": workers.control, "reads": workers.reads, "mutations": workers.mutations}
+        return {name: Workers(pool.waiting, pool.busy, pool.stuck) for name, pool in pools.items()}
 
     def _require(self) -> _Session:
         if self._session is None:

@@ -12,7 +12,8 @@ from zlib import crc32
 import libvirt
 
 from hostdevd.core.model import Domain, DomainEntry, HypervisorInfo, Network, NodeDevice
-from hostdevd.core.ports import EventSink, HostdevSpec, MdevSpec, NoSuchObject, Target
+from hostdevd.core.observing import CallObserver
+from hostdevd.core.ports import EventSink, HostdevSpec, MdevSpec, NoSuchObject, Target, Workers
 from hostdevd.virt.calls import Link
 from hostdevd.virt.connection import Connection
 from hostdevd.virt.domains import DomainReader, list_domains
@@ -85,6 +86,14 @@ class LibvirtPort:
     def call_counts(self) -> Mapping[str, int]:
         """Calls into libvirt by function (`virDomain.XMLDesc`), since the start of the process."""
         return self._connection.call_counts()
+
+    def observe(self, observer: CallObserver) -> None:
+        """Tell of every call, on the thread that made it."""
+        self._connection.observe(observer)
+
+    def workers(self) -> Mapping[str, Workers]:
+        """The threads that wait for libvirt."""
+        return self._connection.workers()
 
     # --- reading -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -39,13 +40,15 @@ class _Job(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self.future: Future[T] = Future()
         self.given_up = False
+        # What is logged or traced on the thread belongs to whoever asked.
+        self._context = copy_context()
         self._work = work
 
     def run(self) -> None:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            result = self._work()
+            result = self._context.run(self._work)
         except BaseException as error:  # noqa: BLE001  whoever awaits the future gets it
             self.future.set_exception(error)
         else:
@@ -63,6 +66,7 @@ class Threads:
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(size)
         )
         self._alive = size
+        self._busy = 0
         self._lock = threading.Lock()
         for thread in self._threads:
             thread.start()
@@ -71,6 +75,16 @@ class Threads:
     def stuck(self) -> int:
         """How many threads are still busy with a job that was given up."""
         return len(self._stuck)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a thread."""
+        return self._jobs.qsize()
+
+    @property
+    def busy(self) -> int:
+        """How many threads have a job."""
+        return self._busy
 
     async def run(self, work: Callable[[], T], timeout_s: float, abandoned: Callable[[T], object] | None = None) -> T:
         """Run `work` on a thread; `Overdue` after `timeout_s`, the wait for a thread included.
@@ -125,13 +139,19 @@ class Threads:
             thread.join()
         return True
 
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._busy += change
+
     def _serve(self) -> None:
         while True:
             job = self._jobs.get()
             if job is None:
                 break
             _HERE.job = job
+            self._count(1)
             job.run()
+            self._count(-1)
             _HERE.job = None
             # Not to keep the result, a libvirt object maybe, until the next job comes.
             del job

@@ -89,6 +89,7 @@ class Flood:
         assert task is not None
         self.handlers.add(task)
         kind: Any = watching.Kind(
+            name="devices",
             history=lambda: None,  # type: ignore[arg-type,return-value]
             response=lambda **event: bytes(event.get("snapshot") or b""),
             snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
