@@ -43,6 +43,7 @@ def test_names_were_given_to_other_devices_meanwhile(first: Boot, moved: Boot) -
     assert len(changed) > 20
 
 
+@pytest.mark.full
 def test_without_an_iommu_the_host_says_what_to_do(without_iommu: Boot) -> None:
     check = without_iommu.checks["IOMMU"]
     assert check["status"] == "FAIL"
@@ -51,6 +52,7 @@ def test_without_an_iommu_the_host_says_what_to_do(without_iommu: Boot) -> None:
     assert without_iommu.checks["LIBVIRT"]["status"] == "PASS"
 
 
+@pytest.mark.full
 def test_without_an_iommu_no_pci_device_is_eligible_and_each_says_why(without_iommu: Boot) -> None:
     functions = [device for device in without_iommu.of_type("pci") if device["reasons"] != ["BRIDGE"]]
     assert len(functions) > 20
@@ -61,6 +63,7 @@ def test_without_an_iommu_no_pci_device_is_eligible_and_each_says_why(without_io
         assert not device["eligible"]
 
 
+@pytest.mark.full
 def test_without_an_iommu_usb_and_scsi_go_to_guests_all_the_same(without_iommu: Boot) -> None:
     eligible = {device["label"] for device in without_iommu.devices if device["eligible"]}
     assert eligible == {
@@ -69,5 +72,6 @@ def test_without_an_iommu_usb_and_scsi_go_to_guests_all_the_same(without_iommu: 
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_the_iommu_and_a_card_that_went_again_change_no_uid(first: Boot, without_iommu: Boot) -> None:
     assert without_iommu.by_label("uid") == first.by_label("uid")

@@ -24,6 +24,7 @@ def test_a_vm_whose_card_moved_is_refused_until_its_definition_has_the_new_addre
     assert "driver vfio-pci" in moved.said
 
 
+@pytest.mark.full
 def test_a_vm_whose_card_did_not_move_starts_without_hostdevd_and_gives_it_back(again: str) -> None:
     assert "driver vfio-pci" in again
     assert "given back to e1000e" in again

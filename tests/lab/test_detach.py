@@ -65,7 +65,7 @@ def state(api: Api, name: str) -> assignment_pb2.AssignmentState.ValueType:
     return api.stub.GetAssignment(service_pb2.GetAssignmentRequest(name=name)).assignment.state
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "libvirtd is killed"])
+@pytest.mark.parametrize("meanwhile", [pytest.param("nothing", marks=pytest.mark.full), "libvirtd is killed"])
 def test_a_guest_that_answers_late_is_waited_for_after_the_caller_has_gone(lab: LabHost, meanwhile: str) -> None:
     api, names = lab.api, [lab.roles["dual_0"], lab.roles["dual_1"]]
     drivers = [api.driver(name) for name in names]
@@ -89,7 +89,7 @@ def test_a_guest_that_answers_late_is_waited_for_after_the_caller_has_gone(lab: 
     watch.cancel()
 
 
-@pytest.mark.parametrize("end", ["destroyed", "crashed"])
+@pytest.mark.parametrize("end", ["destroyed", pytest.param("crashed", marks=pytest.mark.full)])
 def test_a_guest_that_never_answers_keeps_the_device_until_it_ends(lab: LabHost, tmp_path: Path, end: str) -> None:
     api, name = lab.api, lab.roles["nic_single"]
     driver = api.driver(name)
@@ -109,6 +109,7 @@ def test_a_guest_that_never_answers_keeps_the_device_until_it_ends(lab: LabHost,
         assert api.holders(devices=[name]) == []
 
 
+@pytest.mark.full
 def test_a_paused_guest_takes_a_device_and_has_it_when_it_goes_on(lab: LabHost) -> None:
     api, name = lab.api, lab.roles["nic_single"]
     before = lab.guest_pci_ids("alpha") or []

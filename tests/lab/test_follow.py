@@ -82,7 +82,10 @@ def stick(lab: LabHost) -> Iterator[device_pb2.Device]:
         eventually(lambda: present(lab.api, device.uid), lambda name: name == lab.roles["stick1"])
 
 
-@pytest.mark.parametrize("port", ["", FREE_PORT], ids=["the same port", "another port"])
+@pytest.mark.parametrize(
+    "port",
+    [pytest.param("", id="the same port"), pytest.param(FREE_PORT, id="another port", marks=pytest.mark.full)],
+)
 def test_a_stick_that_is_plugged_in_again_is_in_the_guest_again(
     lab: LabHost, stick: device_pb2.Device, port: str
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_stick_that_is_plugged_in_again_is_in_the_guest_again(
     eventually(lambda: serials("alpha"), lambda seen: "STICK1" not in seen, LONG_S)
 
 
+@pytest.mark.full
 def test_a_stick_that_flaps_ends_in_the_guest(lab: LabHost, stick: device_pb2.Device) -> None:
     api = lab.api
     held = api.attach("alpha", stick.name, scope=LIVE)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from api import eventually, refused
 from hosts import LabHost, lab_roles
 
@@ -84,6 +85,7 @@ def test_a_stick_with_a_serial_keeps_its_uid_in_another_port(lab: LabHost) -> No
     assert sticks.uid("4") == before
 
 
+@pytest.mark.full
 def test_a_twin_keeps_its_uid_in_another_port_while_the_other_stays(lab: LabHost) -> None:
     sticks = Sticks(lab)
     a, b = sticks.uid("2"), sticks.uid("3")
@@ -100,6 +102,7 @@ def test_of_twins_that_change_places_the_port_decides(lab: LabHost) -> None:
     assert (sticks.uid("2"), sticks.uid("3")) == (a, b)
 
 
+@pytest.mark.full
 def test_of_twins_that_both_moved_nothing_is_guessed(lab: LabHost) -> None:
     sticks = Sticks(lab)
     a, b = sticks.uid("2"), sticks.uid("3")

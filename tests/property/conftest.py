@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 _COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
 
-settings.register_profile("ci", _COMMON, derandomize=True, max_examples=120, stateful_step_count=25)
+settings.register_profile("ci", _COMMON, derandomize=True, max_examples=60, stateful_step_count=25)
 settings.register_profile(
     "soak",
     _COMMON,
