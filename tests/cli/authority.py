@@ -39,6 +39,11 @@ class Authority:
         pair.key.chmod(0o600)
         return pair
 
+    def encrypt(self, key: Path, to: Path) -> None:
+        """A key that needs a password."""
+        self._run("pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", to)
+        to.chmod(0o600)
+
     @staticmethod
     def _new_key(pair: Pair) -> tuple[str | Path, ...]:
         return "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pair.key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -69,14 +68,11 @@ def serving(place: Path, options: str = "", *, most_files: int | None = None, li
     command = [sys.executable, "-m", "hostdevd", "serve", "--config", str(file)]
     if "listen" not in options:
         command += ["--listen", f"unix:{place}/s"]
-
-    def limited() -> None:
-        if most_files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-
+    if most_files is not None:
+        command = ["prlimit", f"--nofile={most_files}", *command]
     with (
         (place / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=limited) as process,  # noqa: PLW1509  no thread of ours holds a lock
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
         try:

@@ -86,14 +86,21 @@ def _configuration(files: TlsFiles) -> Any:
         # What was read is judged, not what the files may have become since.
         with _in_memory(certificate) as certificate_path, _in_memory(key) as key_path:
             context.load_cert_chain(certificate_path, key_path, password=_no_password)
+    except _EncryptedError:
+        raise ListenError(f"tls: key {files.key} needs a password: give one that does not") from None
     except (ssl.SSLError, ValueError) as error:
-        why = str(getattr(error, "reason", None) or "no certificate or no key in PEM").replace("_", " ").lower()
+        reason = getattr(error, "reason", None)
+        why = reason.replace("_", " ").lower() if reason else "no certificate or no key in PEM"
         raise ListenError(f"tls: {files.certificate} and {files.key} do not go together: {why}") from None
     try:
         context.load_verify_locations(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise ListenError(f"tls: client_ca {files.client_ca}: there is no certificate in PEM in it") from None
     return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authorities)
+
+
+class _EncryptedError(Exception):
+    """A key that OpenSSL wants a password for."""
 
 
 def _read(what: str, path: Path, *, secret: bool = False) -> bytes:
@@ -109,7 +116,7 @@ def _read(what: str, path: Path, *, secret: bool = False) -> bytes:
 
 
 def _no_password() -> bytes:
-    raise ValueError("encrypted")
+    raise _EncryptedError
 
 
 @contextmanager
