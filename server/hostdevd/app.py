@@ -14,7 +14,7 @@ import structlog
 
 from hostdevd.api.context import Context
 from hostdevd.api.interceptors import ErrorSeam
-from hostdevd.api.listeners import Address, ListenError, bind, claimed, parse_address
+from hostdevd.api.listeners import listening
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.server import Health, build_server
@@ -36,6 +36,11 @@ from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
 from hostdevd.core.upkeep import cancelled
+from hostdevd.doors import doors_of, limits_of
+from hostdevd.front.addresses import ListenError, parse_address
+from hostdevd.front.claims import claimed
+from hostdevd.front.descriptors import with_room
+from hostdevd.front.doors import Doors
 from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
 from hostdevd.ops.collector import collect_after
@@ -180,19 +185,17 @@ async def serve(config: Config, announce: Callable[[str], None], read: Callable[
     reload = Reload()
     loop.add_signal_handler(signal.SIGHUP, reload.ask)
     clock = SystemClock()
-    addresses = tuple(parse_address(text) for text in config.listen)
-    with claimed(addresses), StateDirectory(config.state_dir) as state:
+    doors = doors_of(config)
+    with claimed(doors.all), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
-        await serve_ports(
-            ports, clock, config, addresses, announce, stop.wait, reload=reload, read=read, claim=state.claim
-        )
+        await serve_ports(ports, clock, config, doors, announce, stop.wait, reload=reload, read=read, claim=state.claim)
 
 
 async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
     ports: Ports,
     clock: Clock,
     config: Config,
-    addresses: Sequence[Address],
+    doors: Doors,
     announce: Callable[[str], None],
     until: Callable[[], Awaitable[object]],
     delays: Delays | None = None,
@@ -200,9 +203,10 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     read: Callable[[], Config] | None = None,
     claim: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve these ports at these addresses until `until` returns, then drain."""
+    """Serve these ports at these doors until `until` returns, then drain."""
     policy_file = PolicyFile(config.policy)
     policy = await policy_file.read()
+    limits = with_room(limits_of(config))
     telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing)
     async with (
         telemetry.running(),
@@ -216,8 +220,9 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             claim=claim,
             observer=telemetry.observer,
         ) as core,
+        listening(doors, limits) as listeners,
     ):
-        hub = Hub(core.store, core.sync, observer=telemetry.watches)
+        hub = Hub(core.store, core.sync, max_watchers=limits.watchers_total, observer=telemetry.watches)
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
         health = Health()
         seam = ErrorSeam()
@@ -232,8 +237,16 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             hub=hub,
             checks=lambda: _checks(core, config, guard),
         )
-        server = build_server(context, health, seam, with_reflection=config.reflection, observers=telemetry.rpcs)
-        bound = [bind(server, address) for address in addresses]
+        server = build_server(
+            context,
+            health,
+            seam,
+            with_reflection=config.reflection,
+            observers=telemetry.rpcs,
+            admission=listeners.admission,
+            limits=limits,
+        )
+        listeners.bind(server)
         applied: Apply = {"policy": policy_file.move, "log_level": set_level, "log_format": set_format}
         # The configuration first: it says which files there are.
         reloaded = (Reconfigure(config, read or (lambda: config), applied).part, policy_file.part(core.store))
@@ -248,12 +261,12 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         try:
             scraped.enter_context(_metrics(telemetry, core, hub, clock, config))
             await server.start()
-            for address in bound:
-                announce(address)
+            listeners.open(announce)
             await until()
             log.info("shutting down")
         finally:
             await cancelled(followers)
+            listeners.stop_accepting()
             core.engine.stop_accepting()
             await health.shutdown()
             await hub.drain(DRAIN_S)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hostdevd.api.listeners import ListenError, parse_address
+from hostdevd.api.certificates import check_certificates
 from hostdevd.config import BUILTIN, OPTIONS, Config
 from hostdevd.core.policy import PolicyError
+from hostdevd.doors import read_only_of, tls_of
+from hostdevd.front.addresses import ListenError, parse_address
 from hostdevd.options.layers import Found
 from hostdevd.policy_file import read_policy
 from hostdevd.sim.extras import read_extras
@@ -27,7 +29,17 @@ def _connect(config: Config) -> None:
 
 def _listen(config: Config) -> None:
     for text in config.listen:
-        parse_address(text)
+        parse_address(text, with_tls=config.tls_certificate is not None)
+
+
+def _read_only(config: Config) -> None:
+    read_only_of(config)
+
+
+def _tls(config: Config) -> None:
+    files = tls_of(config)
+    if files is not None:
+        check_certificates(files)
 
 
 def _metrics(config: Config) -> None:
@@ -58,6 +70,8 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "policy": _policy,
     "simulate": _simulate,
     "sysroot": _sysroot,
+    "socket_read_only": _read_only,
+    "tls_certificate": _tls,
 }
 """By option; each raises one of `_REFUSALS` with what is wrong, in one line."""
 

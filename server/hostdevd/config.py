@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hostdevd.core.limits import Limits
 from hostdevd.core.profiles import PROFILES
+from hostdevd.front.addresses import check_trust_domain
+from hostdevd.front.doors import READ_ONLY_MODE, SOCKET_MODE
 from hostdevd.ops.endpoint import check_endpoint
 from hostdevd.ops.logs import FORMATS, LEVELS
-from hostdevd.options.kinds import DIRECTORY, FILE, SWITCH, choice, switch_or_file, text, texts
+from hostdevd.options.kinds import DIRECTORY, FILE, MODE, SWITCH, choice, integer, switch_or_file, text, texts
 from hostdevd.options.layers import Found, collect
 from hostdevd.options.rows import option, rows_of
 
@@ -23,6 +26,8 @@ BUILTIN = ""
 """The value of `simulate` that means the built-in simulated host."""
 CONFIG_VARIABLE = "HOSTDEVD_CONFIG"
 DEFAULT_FILE = Path("/etc/hostdevd/hostdevd.toml")
+_LIMITS = Limits()
+_COUNT = integer(1, 1_000_000)
 
 
 class ConfigError(Exception):
@@ -44,7 +49,7 @@ class Config:
         ("unix:/run/hostdevd/hostdevd.sock",),
         texts("ADDRESS", "addresses"),
         "listen",
-        "Addresses to serve at: unix:/path or a loopback host:port (port 0: a free one)",
+        "Addresses to serve at: unix:/path, a loopback host:port, or tls:host:port (port 0: a free one)",
         flag="--listen",
     )
     state_dir: Path = option(
@@ -122,6 +127,122 @@ class Config:
         "log.format",
         "Form of the log on standard error; auto is console, for people, on a terminal, and json elsewhere",
         reloads=True,
+    )
+
+    # The table [socket].
+    socket_group: str | None = option(
+        None,
+        text("GROUP"),
+        "socket.group",
+        "The group, by name or number, that the sockets are given to, instead of the service's own",
+        example="libvirt",
+    )
+    socket_mode: int = option(SOCKET_MODE, MODE, "socket.mode", "Who may connect to the sockets in listen")
+    socket_read_only: str | None = option(
+        None,
+        text("ADDRESS"),
+        "socket.read_only",
+        "A further unix:/path, at which nothing can be changed",
+        example="unix:/run/hostdevd/hostdevd-ro.sock",
+    )
+    socket_read_only_mode: int = option(READ_ONLY_MODE, MODE, "socket.read_only_mode", "Who may connect to that one")
+
+    # The table [tls].
+    tls_certificate: Path | None = option(
+        None,
+        FILE,
+        "tls.certificate",
+        "The service's certificate, in PEM, with its chain; read again when it has changed",
+        example="/etc/hostdevd/tls/server.pem",
+    )
+    tls_key: Path | None = option(
+        None,
+        FILE,
+        "tls.key",
+        "The key of the certificate, in PEM; not readable by everybody",
+        example="/etc/hostdevd/tls/server.key",
+    )
+    tls_client_ca: Path | None = option(
+        None,
+        FILE,
+        "tls.client_ca",
+        "The authorities whose certificates clients must have, in PEM",
+        example="/etc/hostdevd/tls/clients.pem",
+    )
+    tls_spiffe_trust_domain: str | None = option(
+        None,
+        text("DOMAIN", check_trust_domain),
+        "tls.spiffe_trust_domain",
+        "Only clients whose certificate has a SPIFFE id of this trust domain",
+        example="example.org",
+    )
+
+    # The table [limits].
+    limit_mutations_per_minute: int = option(
+        _LIMITS.mutations_per_minute,
+        _COUNT,
+        "limits.mutations_per_minute",
+        "Changes (Attach, Detach and the like, without dry runs) that a caller may ask for in a minute",
+    )
+    limit_mutations_per_minute_total: int = option(
+        _LIMITS.mutations_per_minute_total,
+        _COUNT,
+        "limits.mutations_per_minute_total",
+        "The same of all callers together",
+    )
+    limit_reads: int = option(
+        _LIMITS.reads,
+        _COUNT,
+        "limits.reads",
+        "Calls of a caller that read, and dry runs, at the same time",
+    )
+    limit_reads_total: int = option(
+        _LIMITS.reads_total,
+        _COUNT,
+        "limits.reads_total",
+        "The same of all callers together",
+    )
+    limit_mutations: int = option(
+        _LIMITS.mutations,
+        _COUNT,
+        "limits.mutations",
+        "Changes that a caller waits for at the same time",
+    )
+    limit_mutations_total: int = option(
+        _LIMITS.mutations_total,
+        _COUNT,
+        "limits.mutations_total",
+        "The same of all callers together",
+    )
+    limit_watchers: int = option(
+        _LIMITS.watchers,
+        _COUNT,
+        "limits.watchers",
+        "Watches that a caller has open",
+    )
+    limit_watchers_total: int = option(
+        _LIMITS.watchers_total,
+        _COUNT,
+        "limits.watchers_total",
+        "The same of all callers together",
+    )
+    limit_connections: int = option(
+        _LIMITS.connections,
+        _COUNT,
+        "limits.connections",
+        "Connections of a user at the sockets, or of an address with TLS",
+    )
+    limit_connections_total: int = option(
+        _LIMITS.connections_total,
+        _COUNT,
+        "limits.connections_total",
+        "The same of all callers together; each takes three of the process's open files",
+    )
+    limit_streams_per_connection: int = option(
+        _LIMITS.streams_per_connection,
+        _COUNT,
+        "limits.streams_per_connection",
+        "Calls at the same time on one connection; a client keeps the next ones to itself",
     )
 
 

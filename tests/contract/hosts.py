@@ -17,12 +17,12 @@ from typing import Protocol, TypeVar
 import grpc
 from api import EVENTUALLY_S, Api
 
-from hostdevd.api.listeners import parse_address
 from hostdevd.app import Ports, serve_ports
 from hostdevd.config import Config
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.ports import HostdevSpec, Target
 from hostdevd.core.steps import Delays
+from hostdevd.doors import doors_of
 from hostdevd.ops.clock import SystemClock
 from hostdevd.sim.simulation import Simulation, simulate
 from hostdevd.virt.xml.hostdev import build_hostdev
@@ -80,15 +80,13 @@ def simulated_host(directory: Path) -> Iterator[SimulatedHost]:
     clock = SystemClock()
     simulation = simulate(clock, None, config.state_dir)
     ports = Ports(simulation.hypervisor, simulation.host)
-    addresses = [parse_address(text) for text in config.listen]
+    doors = doors_of(config)
 
     async def until() -> None:
         await stop.wait()
 
     def serve() -> None:
-        work = serve_ports(
-            ports, clock, config, addresses, lambda _: ready.set(), until, Delays(settle_s=0.05, poll_s=0.2)
-        )
+        work = serve_ports(ports, clock, config, doors, lambda _: ready.set(), until, Delays(settle_s=0.05, poll_s=0.2))
         try:
             loop.run_until_complete(work)
         except BaseException as error:  # noqa: BLE001  shown by the test that waits

@@ -8,12 +8,13 @@ from typing import Any
 
 import grpc.aio
 
+from hostdevd.api.callers import CALLER
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.requests import check_host
 from hostdevd.api.watch import Hub
 from hostdevd.core.administration import Administration
-from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller
+from hostdevd.core.caller import Caller
 from hostdevd.core.engine import Engine
 from hostdevd.core.model import Check
 from hostdevd.core.store import Store
@@ -40,6 +41,6 @@ class Context:
             self.sync.require()
 
 
-def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
-    """Who calls, as far as the listener tells."""
-    return UNKNOWN if (context.peer() or "").startswith("unix") else LOOPBACK
+def caller_of(_: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+    """Who calls; `UNKNOWN` when nothing proves who it is."""
+    return CALLER.get()

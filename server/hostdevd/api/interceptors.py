@@ -78,7 +78,7 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
 
         async def within_log_context(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             if request is _UNDECODABLE:
-                await _abort(context, invalid_field("request", "is not a message of this method"))
+                await abort(context, invalid_field("request", "is not a message of this method"))
             with bound_contextvars(**log_context(method, request, context)):
                 return await guarded(request, context)
 
@@ -94,23 +94,23 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
             except HostdevError as error:
                 if changes_something(method, request):
                     log.info("refused", reason=error.reason, message=error.message)
-                await _abort(context, error)
+                await abort(context, error)
             except grpc.aio.AbortError:
                 raise
             except grpc.aio.InternalError:
                 # A write or read of the library's that failed: the client went in the middle of it.
                 raise asyncio.CancelledError from None
             except HypervisorGone:
-                await _abort(
+                await abort(
                     context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
                 )
             except HypervisorError as error:
                 log.warning("libvirt failed a call", code=error.code, text=error.text)
-                await _abort(context, _unexpected(error))
+                await abort(context, _unexpected(error))
             except Exception as error:  # noqa: BLE001  the last line of defence
                 if isinstance(error, TimeoutError) and limit.expired():
-                    await _abort(context, shutting_down())
-                await _abort(context, _unexpected(error))
+                    await abort(context, shutting_down())
+                await abort(context, _unexpected(error))
 
         return guarded
 
@@ -142,7 +142,8 @@ def _unexpected(error: Exception) -> HostdevError:
     )
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> NoReturn:
+    """End a call with an error; a client that does not read is not waited for."""
     status = to_status(error)
     try:
         async with asyncio.timeout(ABORT_LIMIT_S):

@@ -11,10 +11,12 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
+from hostdevd.api.admission import Admission
 from hostdevd.api.context import Context
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.metering import Metering
 from hostdevd.api.service import HostDeviceAdminService, HostDeviceService
+from hostdevd.core.limits import Limits
 from hostdevd.core.observing import RpcObserver
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -22,6 +24,7 @@ MAX_REQUEST_BYTES = 1024 * 1024
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # else a second server shares the port in silence
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who begins TLS and then says nothing keeps a connection till then
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # without it a client counts as alive for a minute, whatever the line above
@@ -53,17 +56,20 @@ class Health:
         await self.servicer.enter_graceful_shutdown()
 
 
-def build_server(
+def build_server(  # noqa: PLR0913  its parts
     context: Context,
     health: Health,
     seam: ErrorSeam,
     *,
     with_reflection: bool,
     observers: Sequence[RpcObserver] = (),
+    admission: Admission | None = None,
+    limits: Limits | None = None,
 ) -> grpc.aio.Server:
-    """A server with everything but its addresses."""
-    metering = (Metering(observers),) if observers else ()
-    server = grpc.aio.server(interceptors=(*metering, seam), options=OPTIONS)
+    """A server with everything but its addresses; without `admission` nobody is known and nothing is limited."""
+    outside = (*((Metering(observers),) if observers else ()), *((admission,) if admission is not None else ()))
+    streams = ("grpc.max_concurrent_streams", (limits or Limits()).streams_per_connection)
+    server = grpc.aio.server(interceptors=(*outside, seam), options=(*OPTIONS, streams))
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)

@@ -16,10 +16,10 @@ from google.rpc import error_details_pb2, status_pb2
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd import app
 from hostdevd.api.errors import DETAILS_TRAILER
-from hostdevd.api.listeners import parse_address
 from hostdevd.config import Config
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.ports import Clock
+from hostdevd.doors import doors_of
 from hostdevd.ops.clock import SystemClock
 from hostdevd.sim.simulation import simulate
 from unit.core.rig import Shape, machine
@@ -33,9 +33,9 @@ async def test_a_detach_that_waits_for_the_guest_is_told_of_the_shutdown(
     sim = simulate(clock, None, None)
     config = Config(listen=(f"unix:{tmp_path}/h.sock",), state_dir=tmp_path)
     ready, stop = asyncio.Event(), asyncio.Event()
-    addresses = [parse_address(text) for text in config.listen]
+    doors = doors_of(config)
     ports = app.Ports(sim.hypervisor, sim.host)
-    serving = asyncio.create_task(app.serve_ports(ports, clock, config, addresses, lambda _: ready.set(), stop.wait))
+    serving = asyncio.create_task(app.serve_ports(ports, clock, config, doors, lambda _: ready.set(), stop.wait))
     await ready.wait()
     async with grpc.aio.insecure_channel(config.listen[0]) as channel:
         stub = service_pb2_grpc.HostDeviceServiceStub(channel)

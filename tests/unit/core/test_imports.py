@@ -16,7 +16,8 @@ FORBIDDEN_IN_CORE = {"grpc", "libvirt", "lxml", "google", "hostdev"}
 MAY_IMPORT = {
     "core": set[str](),
     "ops": {"core"},
-    "api": {"core", "ops"},
+    "front": {"core"},
+    "api": {"core", "front", "ops"},
     "host": {"core", "ops", "sriov"},
     "sriov": {"core"},
     "virt": {"core", "ops"},

@@ -1,0 +1,143 @@
+"""What every call passes first: who it is from, and whether there is room for it.
+
+Refused before anything is done for it: what is refused here leaves no trace in the audit log, which a flood would
+fill otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from hostdevd.api.callers import CALLER, Callers, connection_of
+from hostdevd.api.interceptors import abort
+from hostdevd.core.caller import Caller, Proof
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.limits import Counts, Work
+
+Rpc = grpc.aio.ServicerContext[Any, Any]
+
+WORK: Mapping[str, Work | None] = {
+    "/hostdev.v1.HostDeviceService/GetHost": Work.READS,
+    "/hostdev.v1.HostDeviceService/ListDevices": Work.READS,
+    "/hostdev.v1.HostDeviceService/GetDevice": Work.READS,
+    "/hostdev.v1.HostDeviceService/ListEligible": Work.READS,
+    "/hostdev.v1.HostDeviceService/ListGroups": Work.READS,
+    "/hostdev.v1.HostDeviceService/GetGroup": Work.READS,
+    "/hostdev.v1.HostDeviceService/ListHolders": Work.READS,
+    "/hostdev.v1.HostDeviceService/ListAssignments": Work.READS,
+    "/hostdev.v1.HostDeviceService/GetAssignment": Work.READS,
+    "/hostdev.v1.HostDeviceService/WatchDevices": Work.WATCHERS,
+    "/hostdev.v1.HostDeviceService/WatchHolders": Work.WATCHERS,
+    "/hostdev.v1.HostDeviceService/Attach": Work.MUTATIONS,
+    "/hostdev.v1.HostDeviceService/Detach": Work.MUTATIONS,
+    "/hostdev.v1.HostDeviceService/ForgetAssignment": Work.MUTATIONS,
+    "/hostdev.v1.HostDeviceAdminService/SetVirtualFunctions": Work.MUTATIONS,
+    "/hostdev.v1.HostDeviceAdminService/CreateMediatedDevice": Work.MUTATIONS,
+    "/hostdev.v1.HostDeviceAdminService/DeleteMediatedDevice": Work.MUTATIONS,
+    # Whether the service is well must be told however busy it is, and costs nothing.
+    "/grpc.health.v1.Health/Check": None,
+    "/grpc.health.v1.Health/Watch": Work.WATCHERS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Work.READS,
+}
+"""What each method is, one row for everything that is served; a test holds that none is forgotten."""
+
+
+CHANGES: Mapping[str, str] = {
+    "/hostdev.v1.HostDeviceService/Attach": "assignments.attach",
+    "/hostdev.v1.HostDeviceService/Detach": "assignments.detach",
+    "/hostdev.v1.HostDeviceService/ForgetAssignment": "assignments.forget",
+    "/hostdev.v1.HostDeviceAdminService/SetVirtualFunctions": "functions.set",
+    "/hostdev.v1.HostDeviceAdminService/CreateMediatedDevice": "mdevs.create",
+    "/hostdev.v1.HostDeviceAdminService/DeleteMediatedDevice": "mdevs.delete",
+}
+"""The permissions that are missing at the read-only socket."""
+
+
+class Admission(grpc.aio.ServerInterceptor):
+    """Outside of everything but the counting of calls: what is logged and judged inside knows the caller.
+
+    `begun` hears of each call, by the name of its connection.
+    """
+
+    def __init__(self, callers: Callers, counts: Counts, begun: Callable[[str], None]) -> None:
+        self._callers = callers
+        self._counts = counts
+        self._begun = begun
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # there is no such method
+            return None
+        method = handler_call_details.method
+        kind, behaviour = _kind_of(handler)
+        admitted = self._stream(behaviour, method) if handler.request_streaming else self._request(behaviour, method)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = kind(
+            admitted,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _request(self, behaviour: Any, method: str) -> Any:
+        work = WORK.get(method, Work.READS)
+
+        async def admitted(request: Any, rpc: Rpc) -> Any:
+            is_dry_run = work is Work.MUTATIONS and getattr(request, "validate_only", False)
+            with await self._enter(rpc, method, Work.READS if is_dry_run else work):
+                return await behaviour(request, rpc)
+
+        return admitted
+
+    def _stream(self, behaviour: Any, method: str) -> Any:
+        work = WORK.get(method, Work.READS)
+
+        async def admitted(requests: Any, rpc: Rpc) -> AsyncIterator[Any]:
+            with await self._enter(rpc, method, work):
+                async for response in behaviour(requests, rpc):
+                    yield response
+
+        return admitted
+
+    async def _enter(self, rpc: Rpc, method: str, work: Work | None) -> AbstractContextManager[None]:
+        self._begun(connection_of(rpc))
+        caller = self._callers.of(rpc)
+        CALLER.set(caller)
+        if work is None:
+            return nullcontext()
+        try:
+            _check(caller, method)
+            return self._counts.enter(work, caller.name)
+        except HostdevError as error:
+            await abort(rpc, error)
+
+
+def _check(caller: Caller, method: str) -> None:
+    """What nobody may who is not known, and what not at the socket for looking; a dry run asks for the same."""
+    if caller.proof is Proof.NONE:
+        raise HostdevError("NO_IDENTITY", "nothing proves who calls")
+    if caller.read_only and method in CHANGES:
+        permission = CHANGES[method]
+        raise HostdevError(
+            "NOT_ALLOWED",
+            f"{permission} is not allowed at the read-only socket",
+            metadata={"permission": permission},
+        )
+
+
+def _kind_of(handler: Any) -> tuple[Any, Any]:
+    """How a handler of its kind is made, and what it does."""
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        behaviour = getattr(handler, kind)
+        if behaviour is not None:
+            return getattr(grpc, f"{kind}_rpc_method_handler"), behaviour
+    raise AssertionError

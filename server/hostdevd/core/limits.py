@@ -1,0 +1,162 @@
+"""How much one caller, and all of them together, may ask for: the counting, without a word of gRPC.
+
+Each identity has limits of its own, so that one that floods the service stands in its own way; those of all together
+are there for the service. No honest client of one host meets the defaults.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum, unique
+
+from hostdevd.core.errors import HostdevError
+
+BUSY_RETRY_S = 1.0
+WATCHERS_RETRY_S = 10.0
+_KEPT_BUCKETS = 1024
+
+
+@unique
+class Work(StrEnum):
+    """What a call is, as far as limits go. Each kind has room of its own: watchers take none of the others'."""
+
+    READS = "reads"
+    MUTATIONS = "mutations"
+    WATCHERS = "watchers"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of each identity, and with `_total` of all together.
+
+    `reads`, `mutations` and `watchers` are calls at the same time; a dry run is a read. `connections` are counted by
+    the user at a unix socket, and by the address of a certificate's bearer, who is not known yet.
+    """
+
+    mutations_per_minute: int = 600
+    mutations_per_minute_total: int = 3000
+    reads: int = 64
+    reads_total: int = 256
+    mutations: int = 256
+    mutations_total: int = 1024
+    watchers: int = 1024
+    watchers_total: int = 4096
+    connections: int = 256
+    connections_total: int = 1024
+    streams_per_connection: int = 2048
+
+    def at_once(self, work: Work) -> tuple[int, int]:
+        """How many calls of a kind at the same time: of one identity, of all."""
+        of_one: int = getattr(self, work)
+        of_all: int = getattr(self, f"{work}_total")
+        return of_one, of_all
+
+
+class Bucket:
+    """So many a minute: all of them at once after a quiet minute, then one each time there is one to be had."""
+
+    __slots__ = ("_at", "_left", "_per_minute")
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self._per_minute = per_minute
+        self._left = float(per_minute)
+        self._at = now
+
+    def wait_s(self, now: float) -> float:
+        """How long until there is one; 0 when there is."""
+        self._left = min(self._per_minute, self._left + (now - self._at) * self._per_minute / 60)
+        self._at = now
+        return max(0.0, (1 - self._left) * 60 / self._per_minute)
+
+    def take(self) -> None:
+        """Take one of those that `wait_s` found."""
+        self._left -= 1
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is as good as a new one."""
+        return self.wait_s(now) == 0 and self._left >= self._per_minute
+
+
+class Place:
+    """A call's place among those that run; left when the block ends."""
+
+    __slots__ = ("_counted", "_who")
+
+    def __init__(self, counted: Counter[str], who: str) -> None:
+        self._counted = counted
+        self._who = who
+        counted[who] += 1
+
+    def __enter__(self) -> None:
+        """It was taken before."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it."""
+        self._counted[self._who] -= 1
+        if not self._counted[self._who]:
+            del self._counted[self._who]
+
+
+class Counts:
+    """What goes on now, by kind and identity, and the changes of the last minute. `now` is a clock that never jumps."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._running: dict[Work, Counter[str]] = {work: Counter() for work in Work}
+        self._buckets: dict[str, Bucket] = {}
+        self._all = Bucket(limits.mutations_per_minute_total, now())
+
+    def running(self, work: Work, who: str | None = None) -> int:
+        """How many calls of a kind there are, of one identity or of all."""
+        counted = self._running[work]
+        return counted.total() if who is None else counted[who]
+
+    def enter(self, work: Work, who: str) -> Place:
+        """Count a call until its place is left; `RATE_LIMITED` or `TOO_MANY_WATCHERS` when there is no room for it."""
+        counted, (of_one, of_all) = self._running[work], self._limits.at_once(work)
+        if counted[who] >= of_one:
+            raise _no_room(work, who, of_one)
+        if counted.total() >= of_all:
+            raise _no_room(work, "", of_all)
+        if work is Work.MUTATIONS:
+            self._take_a_change(who)
+        return Place(counted, who)
+
+    def _take_a_change(self, who: str) -> None:
+        now = self._now()
+        bucket = self._buckets.get(who)
+        if bucket is None:
+            if len(self._buckets) >= _KEPT_BUCKETS:
+                self._buckets = {name: one for name, one in self._buckets.items() if not one.is_full(now)}
+            bucket = self._buckets[who] = Bucket(self._limits.mutations_per_minute, now)
+        for found, of, limit in (
+            (bucket, who, self._limits.mutations_per_minute),
+            (self._all, "", self._limits.mutations_per_minute_total),
+        ):
+            wait_s = found.wait_s(now)
+            if wait_s:
+                raise HostdevError(
+                    "RATE_LIMITED",
+                    f"{_of(of)} {limit} changes a minute and no more",
+                    metadata={"limit": str(limit), "what": "mutations_per_minute", "caller": of},
+                    retry_after_s=wait_s,
+                )
+        bucket.take()
+        self._all.take()
+
+
+def _no_room(work: Work, who: str, limit: int) -> HostdevError:
+    watchers = work is Work.WATCHERS
+    return HostdevError(
+        "TOO_MANY_WATCHERS" if watchers else "RATE_LIMITED",
+        f"{_of(who)} {limit} {work} at the same time and no more",
+        metadata={"limit": str(limit), "what": str(work), "caller": who},
+        retry_after_s=WATCHERS_RETRY_S if watchers else BUSY_RETRY_S,
+    )
+
+
+def _of(who: str) -> str:
+    return f"{who} may have" if who else "all callers together may have"

@@ -1,0 +1,222 @@
+"""The front's door: who comes is known behind it, too many stay outside, and nothing is left of those who go."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from hostdevd.core.caller import LOOPBACK, Proof
+from hostdevd.core.limits import Limits
+from hostdevd.front import door
+from hostdevd.front.addresses import parse_address
+from hostdevd.front.door import Front, at_read_only_socket, at_socket, by_certificate, on_loopback
+from hostdevd.front.sockets import open_tcp, open_unix
+
+
+@dataclass
+class Behind:
+    """What stands where the gRPC server does: it answers with the name that it sees, and then with what it gets."""
+
+    path: Path
+    server: asyncio.Server
+
+
+@pytest.fixture
+async def behind(tmp_path: Path) -> AsyncIterator[Behind]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(writer.get_extra_info("peername").ljust(64, b"\0"))
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    path = tmp_path / "behind"
+    async with await asyncio.start_unix_server(answer, path, backlog=4096) as server:
+        yield Behind(path, server)
+
+
+def front_at(path: Path, behind: Behind, limits: Limits | None = None) -> Front:
+    front = Front(limits or Limits())
+    front.open(open_unix(parse_address(f"unix:{path}"), path, mode=0o600, group=None), behind.path, at_socket)
+    return front
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  descriptors tell nobody of their end
+            await asyncio.sleep(0.002)
+
+
+async def name_of(reader: asyncio.StreamReader) -> str:
+    """The name that the server behind sees of a connection."""
+    return (await reader.readexactly(64)).rstrip(b"\0").decode()
+
+
+def descriptors() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+
+
+async def test_the_name_behind_tells_who_is_in_front(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    name = await name_of(reader)
+    assert not name.startswith("/")
+    visitor = front.visitor(name.removeprefix("\0"))
+    assert visitor is not None
+    assert visitor.caller is not None
+    assert (visitor.caller.proof, visitor.caller.uid, visitor.caller.pid) == (Proof.PEER, os.getuid(), os.getpid())
+    assert visitor.caller.gids == tuple(dict.fromkeys((os.getgid(), *os.getgroups())))
+    assert visitor.key == visitor.caller.name == f"uid:{os.getuid()}"
+    assert not visitor.caller.read_only
+    writer.write(b"hello")
+    assert await reader.readexactly(5) == b"hello"
+    writer.close()
+    await until(lambda: not front.connections)
+    assert front.visitor(name.removeprefix("\0")) is None
+    front.close()
+
+
+async def test_the_sockets_tell_what_they_are_for(tmp_path: Path, behind: Behind) -> None:
+    front = Front(Limits())
+    path = tmp_path / "ro"
+    front.open(open_unix(parse_address(f"unix:{path}"), path, mode=0o666, group=None), behind.path, at_read_only_socket)
+    ports = []
+    for recognise in (on_loopback, by_certificate):
+        for listening in open_tcp(parse_address("127.0.0.1:0")):
+            ports.append(listening.getsockname()[1])
+            front.open(listening, behind.path, recognise)
+    found = []
+    for opening in (
+        asyncio.open_unix_connection(path),
+        *(asyncio.open_connection("127.0.0.1", port) for port in ports),
+    ):
+        reader, writer = await opening
+        found.append(front.visitor((await name_of(reader)).removeprefix("\0")))
+        writer.close()
+    looking, loopback, certified = found
+    assert looking is not None
+    assert looking.caller is not None
+    assert (looking.caller.read_only, looking.caller.uid) == (True, os.getuid())
+    assert loopback is not None
+    assert loopback.caller is LOOPBACK
+    assert certified is not None
+    assert (certified.key, certified.caller) == ("address:127.0.0.1", None)
+    front.close()
+
+
+async def test_too_many_of_one_user_and_of_all_stay_outside(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind, Limits(connections=3, connections_total=4))
+    port, *_ = open_tcp(parse_address("127.0.0.1:0"))
+    front.open(port, behind.path, on_loopback)
+    inside = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(3)]
+    for reader, _ in inside:
+        await name_of(reader)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+            assert await reader.read() == b""
+            writer.close()
+        assert [entry["of"] for entry in logs] == [f"uid:{os.getuid()}"]  # told once
+        inside.append(await asyncio.open_connection(*port.getsockname()))  # who is not that user is let in
+        await name_of(inside[-1][0])
+        reader, writer = await asyncio.open_connection(*port.getsockname())
+        assert await reader.read() == b""
+        writer.close()
+        assert [entry["of"] for entry in logs] == [f"uid:{os.getuid()}", "all"]
+    inside.pop(0)[1].close()
+    await until(lambda: front.connections == 3)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    await name_of(reader)
+    for _, one in (*inside, (reader, writer)):
+        one.close()
+    await until(lambda: not front.connections)
+    front.close()
+
+
+def come_and_go(path: str, count: int) -> None:
+    """Open connections and drop them in several ways."""
+    for number in range(count):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            if number % 4 == 0:
+                client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            elif number % 4 == 1:
+                client.shutdown(socket.SHUT_WR)
+            elif number % 4 == 2:
+                client.recv(10)  # and leave the rest unread
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind)
+    before = descriptors()
+    await asyncio.to_thread(come_and_go, str(tmp_path / "s"), 1000)
+    await until(lambda: not front.connections and len(descriptors()) == len(before))
+    assert [len(regular.names) for regular in front._regulars.values()] == [0]
+    front.close()
+
+
+async def test_without_descriptors_it_waits_and_goes_on(
+    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "PAUSE_S", 0.05)
+    front = front_at(tmp_path / "s", behind)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    accepts = 0
+    accept = Front._accept
+
+    def counted(self: Front, at: door._Door) -> None:
+        nonlocal accepts
+        accepts += 1
+        accept(self, at)
+
+    monkeypatch.setattr(Front, "_accept", counted)
+    front._loop.remove_reader(front._doors[0].listening)
+    front._resume(front._doors[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 8, hard))
+    taken = [os.dup(0) for _ in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(descriptors()))]
+    for one in (taken.pop(), taken.pop(), taken.pop(), taken.pop()):
+        os.close(one)  # enough for the first, and the second one is accepted and has no way to the server
+    try:
+        with structlog.testing.capture_logs() as logs:
+            for client in waiting:
+                client.settimeout(0)
+                client.connect(str(tmp_path / "s"))
+            await asyncio.sleep(0.2)
+            assert len(logs) == 1
+            assert logs[0]["reason"] == os.strerror(errno.EMFILE)
+        assert accepts <= 8  # it does not spin
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in taken:
+            os.close(one)
+    for client in waiting:
+        reader, writer = await asyncio.open_unix_connection(sock=client)
+        name = await name_of(reader)
+        assert front.visitor(name.removeprefix("\0")) is not None
+        writer.close()
+    await until(lambda: not front.connections)
+    front.close()
+
+
+async def test_who_is_in_stays_when_nobody_is_let_in_any_more(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    await name_of(reader)
+    front.stop_accepting()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_unix_connection(tmp_path / "s")
+    writer.write(b"hello")
+    assert await reader.readexactly(5) == b"hello"
+    front.close()
+    assert await reader.read() == b""
+    writer.close()
+    assert front.connections == 0
