@@ -7,6 +7,7 @@ import pwd
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,15 +71,14 @@ class Service:
             ready, _, _ = select.select(watched, [], [], idle_s)
             if self._listener not in ready or stop in ready:
                 return
-            peer, _ = self._listener.accept()
-            with peer:
-                try:
+            try:
+                peer, _ = self._listener.accept()
+                with peer:
                     self._serve_one(peer)
-                except OSError as error:
-                    log.warning("a peer went: %s", error.strerror or error)
+            except OSError as error:
+                log.warning("a peer went: %s", error.strerror or error)
 
     def _serve_one(self, peer: socket.socket) -> None:
-        peer.settimeout(ASK_S)
         pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         line = _line(peer)  # from whomever: a peer whose words were left unread would not get the answer
         if uid not in self._uids:
@@ -108,7 +108,12 @@ class Service:
 def _line(peer: socket.socket) -> bytes:
     """The request's line; what has none, or comes too slowly, is cut."""
     line = b""
+    until = time.monotonic() + ASK_S
     while not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        peer.settimeout(left)
         try:
             part = peer.recv(MAX_LINE_BYTES + 1 - len(line))
         except TimeoutError:
@@ -116,4 +121,5 @@ def _line(peer: socket.socket) -> bytes:
         if not part:
             break
         line += part
+    peer.settimeout(ASK_S)
     return line if len(line) <= MAX_LINE_BYTES else b""
