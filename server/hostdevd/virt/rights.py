@@ -9,6 +9,14 @@ _API = "org.libvirt.api."
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "open": ("org.libvirt.unix.manage", f"{_API}connect.getattr"),
+        **dict.fromkeys(
+            (
+                f"virConnect.{name}"
+                for name in ("getURI", "getType", "getVersion", "getLibVersion", "registerCloseCallback")
+            ),
+            (f"{_API}connect.getattr",),
+        ),
+        "virConnect.getHostname": (f"{_API}connect.read",),
         "virConnect.getCapabilities": (f"{_API}connect.read",),
         "virConnect.domainEventRegisterAny": (f"{_API}connect.search-domains",),
         "virConnect.listAllDomains": (f"{_API}connect.search-domains", f"{_API}domain.getattr"),
@@ -28,6 +36,14 @@ RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "virDomain.detachDeviceFlags": (f"{_API}domain.write", f"{_API}domain.save"),
         "virNetwork.XMLDesc": (f"{_API}network.read",),
         "virNodeDevice.XMLDesc": (f"{_API}node-device.read",),
+        "virNodeDevice.isActive": (f"{_API}node-device.read",),
+        "virNodeDevice.isPersistent": (f"{_API}node-device.read",),
+        "virConnect.nodeDeviceCreateXML": (f"{_API}node-device.write", f"{_API}node-device.start"),
+        "virConnect.nodeDeviceDefineXML": (f"{_API}node-device.write",),
+        "virNodeDevice.setAutostart": (f"{_API}node-device.write",),
+        "virNodeDevice.create": (f"{_API}node-device.start",),
+        "virNodeDevice.destroy": (f"{_API}node-device.stop",),
+        "virNodeDevice.undefine": (f"{_API}node-device.delete",),
         "virNodeDevice.detachFlags": (f"{_API}node-device.detach",),
         "virNodeDevice.reAttach": (f"{_API}node-device.detach",),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 from pathlib import Path
@@ -13,8 +14,8 @@ from hostdevd.virt.rights import RIGHTS
 
 RULES = Path(__file__).parents[3] / "deploy/polkit/50-hostdevd.rules"
 LIBVIRTS_ACTIONS = Path("/usr/share/polkit-1/actions")
-MEDIATED = {f"org.libvirt.api.node-device.{verb}" for verb in ("write", "start", "stop", "delete")}
-NEEDED = {right for rights in RIGHTS.values() for right in rights} | MEDIATED | {"org.libvirt.api.domain.save"}
+NEEDED = {right for rights in RIGHTS.values() for right in rights}
+CALLERS = Path(__file__).parents[3] / "server/hostdevd/virt"
 
 # What polkit(8) gives to rules, as far as they may use it: nothing that starts a program.
 POLKITD = """
@@ -62,3 +63,15 @@ def test_the_service_may_do_what_it_needs_and_nothing_else_of_libvirts(known: li
 def test_nobody_else_is_concerned_and_no_other_program(known: list[str]) -> None:
     assert set(answers(known, user="somebody").values()) == {None}
     assert answers(["org.freedesktop.systemd1.manage-units"]) == {"org.freedesktop.systemd1.manage-units": None}
+
+
+def test_every_function_that_is_called_has_its_rights_told() -> None:
+    called = set()
+    for file in CALLERS.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "call":
+                function = node.args[0]
+                called |= {function.attr} if isinstance(function, ast.Attribute) else set()
+    asks_nobody = {"name", "UUIDString"}  # of the handle itself
+    assert len(called) > 30
+    assert called - asks_nobody == {name.rpartition(".")[2] for name in RIGHTS} - {"open"}
