@@ -55,7 +55,8 @@ def as_the_service(*arguments: str) -> subprocess.CompletedProcess[str]:
     """virsh as the service's user; an argument that is a definition is given as a file."""
     definition = next((argument for argument in arguments if argument.startswith("<")), "")
     given = ["/dev/stdin" if argument == definition else argument for argument in arguments]
-    command = ["runuser", "--user", "hostdevd", "--", "virsh", "--connect", "qemu:///system", *given]
+    # It has no home, where virsh would keep its history.
+    command = ["runuser", "--user", "hostdevd", "--", "env", "HOME=/tmp", "virsh", "-c", "qemu:///system", *given]
     return subprocess.run(command, check=False, capture_output=True, text=True, input=definition)
 
 
