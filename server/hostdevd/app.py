@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from hostdevd.api.context import Context
+from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
-from hostdevd.api.server import Health, build_server
+from hostdevd.api.server import ADMIN, MAIN, WHOLE, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.config import BUILTIN, Config, ConfigError
 from hostdevd.core.administration import Administration
@@ -45,6 +47,7 @@ from hostdevd.guard_file import GuardFile
 from hostdevd.ops.clock import SystemClock
 from hostdevd.ops.collector import collect_after
 from hostdevd.ops.logs import set_format, set_level
+from hostdevd.ops.notify import Notifier, keep_told
 from hostdevd.ops.telemetry import Telemetry, TelemetryError
 from hostdevd.policy_file import PolicyFile
 from hostdevd.reconfigure import Apply, Reconfigure
@@ -54,6 +57,8 @@ from hostdevd.statedir import StateDirectory, StateDirError
 log = structlog.get_logger()
 
 DRAIN_S = 2.0
+HEALTH_S = 1.0
+"""How late health may be told of the state directory."""
 ANSWER_S = 1.0
 """How long calls that were cut short have for telling so."""
 
@@ -80,6 +85,19 @@ class Core:
     admin: Administration
     journal: Journal
     ports: Ports
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still follows the host and keeps assignments true."""
+        return self.sync.is_following and self.engine.is_following
+
+    @property
+    def status(self) -> str:
+        """How it is, in one line."""
+        libvirt = "connected" if self.sync.connected else f"not connected: {self.sync.why_disconnected}"
+        fault = self.journal.fault
+        state = "" if fault is None else f"; the state cannot be written: {fault.why}"
+        return f"{len(self.store.devices):,} devices, {len(self.store.holders):,} held, libvirt {libvirt}{state}"
 
 
 def open_ports(config: Config, clock: Clock) -> Ports:
@@ -182,13 +200,19 @@ async def serve(config: Config, announce: Callable[[str], None], read: Callable[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # first: the start ends cleanly too
         loop.add_signal_handler(number, stop.set)
-    reload = Reload()
+    notifier = Notifier(os.environ)
+    reload = Reload(notifier.reloading, notifier.reloaded)
     loop.add_signal_handler(signal.SIGHUP, reload.ask)
+    if os.geteuid() == 0 and config.simulate is None:
+        log.warning("running as root, which needs no more than a user of its own: see deploy/systemd")
     clock = SystemClock()
     doors = doors_of(config)
     with claimed(doors.all), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
-        await serve_ports(ports, clock, config, doors, announce, stop.wait, reload=reload, read=read, claim=state.claim)
+        await serve_ports(
+            ports, clock, config, doors, announce, stop.wait,
+            reload=reload, read=read, claim=state.claim, notifier=notifier,
+        )  # fmt: skip
 
 
 async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the real parts
@@ -202,8 +226,10 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     reload: Reload | None = None,
     read: Callable[[], Config] | None = None,
     claim: Callable[[], None] = lambda: None,
+    notifier: Notifier | None = None,
 ) -> None:
     """Serve these ports at these doors until `until` returns, then drain."""
+    notifier = notifier or Notifier()
     policy_file = PolicyFile(config.policy)
     policy = await policy_file.read()
     limits = with_room(limits_of(config))
@@ -224,7 +250,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     ):
         hub = Hub(core.store, core.sync, max_watchers=limits.watchers_total, observer=telemetry.watches)
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
-        health = Health()
+        health = Health((WHOLE, MAIN, ADMIN))
         seam = ErrorSeam()
         renderer = Renderer(core.store, lambda: core.sync.info.name if core.sync.info else "")
         context = Context(
@@ -251,10 +277,11 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         # The configuration first: it says which files there are.
         reloaded = (Reconfigure(config, read or (lambda: config), applied).part, policy_file.part(core.store))
         followers = (
-            asyncio.create_task(_follow_health(core.sync, health), name="health"),
+            asyncio.create_task(_follow_health(core, health), name="health"),
             asyncio.create_task((reload or Reload()).follow(reloaded), name="reload"),
             asyncio.create_task(renderer.keep_up(), name="pages"),
             asyncio.create_task(collect_after(core.sync.synced), name="collector"),
+            asyncio.create_task(keep_told(notifier, lambda: core.status, lambda: core.is_alive), name="notify"),
         )
         guard.start()
         scraped = ExitStack()
@@ -262,13 +289,15 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             scraped.enter_context(_metrics(telemetry, core, hub, clock, config))
             await server.start()
             listeners.open(announce)
+            notifier.ready()
             await until()
             log.info("shutting down")
         finally:
+            notifier.stopping()
             await cancelled(followers)
             listeners.stop_accepting()
             core.engine.stop_accepting()
-            await health.shutdown()
+            health.end()
             await hub.drain(DRAIN_S)
             # No new calls; what runs may end by itself, then it is told why it cannot.
             stopped = asyncio.create_task(server.stop(grace=DRAIN_S + ANSWER_S), name="stop")
@@ -302,8 +331,9 @@ def _metrics(telemetry: Telemetry, core: Core, hub: Hub, clock: Clock, config: C
         raise ListenError(f"metrics {config.metrics}: {error.strerror}") from error
 
 
-async def _follow_health(sync: Sync, health: Health) -> None:
-    """SERVING while the store is in step with libvirt."""
+async def _follow_health(core: Core, health: Health) -> None:
+    """SERVING while the store is in step with libvirt; what only changes things, while they can be recorded too."""
+    sync, journal = core.sync, core.journal
     changed = asyncio.Event()
 
     def hear(event: Event) -> None:
@@ -314,9 +344,13 @@ async def _follow_health(sync: Sync, health: Health) -> None:
     try:
         while True:
             changed.clear()
-            await health.set(serving=sync.connected)
+            can_record = journal.is_open and journal.fault is None
+            health.set({WHOLE: sync.connected, MAIN: sync.connected, ADMIN: sync.connected and can_record})
             # A connection that broke tells at once; one that came back counts when the store has caught up.
-            await (changed.wait() if sync.connected else sync.synced.wait())
+            # The state directory tells nothing.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_S):
+                    await (changed.wait() if sync.connected else sync.synced.wait())
     finally:
         stop()
 
@@ -355,6 +389,7 @@ async def _checks(core: Core, config: Config, guard: GuardFile) -> Sequence[Chec
             f"see that {config.state_dir} can be written; until then the hook judges by what was assigned before",
         )
     host = [_with_pools(check, core.store.pool_gaps) for check in await core.ports.host.checks(sync.listed)]
+    host = [_with_refused(check, core.ports.hypervisor.refused()) for check in host]
     return (libvirt, devices, *host, state)
 
 
@@ -365,6 +400,16 @@ def _with_pools(check: Check, gaps: tuple[str, ...]) -> Check:
     told = [check.message, check.remedy] if check.status is CheckStatus.FAIL else ["", ""]
     remedy = "see `virsh net-list`, that virtnetworkd runs, and that hostdevd may search and read networks"
     message = "; ".join(filter(None, (told[0], *gaps)))
+    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], remedy))))
+
+
+def _with_refused(check: Check, refused: Sequence[str]) -> Check:
+    """What the host shows is one half of what the service may; what libvirt lets it do, the other."""
+    if check.code is not CheckCode.PERMISSIONS or not refused:
+        return check
+    told = [check.message, check.remedy] if check.status is CheckStatus.FAIL else ["", ""]
+    message = "; ".join(filter(None, (told[0], f"libvirt refuses {'; '.join(refused)}")))
+    remedy = "give the service's user its rights: deploy/polkit/50-hostdevd.rules in /etc/polkit-1/rules.d"
     return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], remedy))))
 
 

@@ -25,10 +25,15 @@ class Reloadable:
 
 
 class Reload:
-    """Reads again when it is asked to; a request that comes meanwhile is one more turn."""
+    """Reads again when it is asked to; a request that comes meanwhile is one more turn.
 
-    def __init__(self) -> None:
+    `began` and `ended` are called around each turn.
+    """
+
+    def __init__(self, began: Callable[[], None] = lambda: None, ended: Callable[[], None] = lambda: None) -> None:
         self._due = asyncio.Event()
+        self._began = began
+        self._ended = ended
 
     def ask(self) -> None:
         """Have everything read again soon; what a signal handler calls, also before `follow` has begun."""
@@ -39,8 +44,10 @@ class Reload:
         while True:
             await self._due.wait()
             self._due.clear()
+            self._began()
             for part in parts:
                 await _read_again(part)
+            self._ended()
 
 
 async def _read_again(part: Reloadable) -> None:

@@ -18,10 +18,11 @@ import grpc
 import grpc.aio
 
 from hostdevd.api.context import Context
+from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
-from hostdevd.api.server import Health, build_server
+from hostdevd.api.server import SERVICES, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import PciFacts
@@ -144,7 +145,7 @@ async def main(address: str) -> None:
         hub=orders.hub,
         checks=lambda: asyncio.sleep(0, ()),
     )
-    server = build_server(context, Health(), ErrorSeam(), with_reflection=False)
+    server = build_server(context, Health(SERVICES), ErrorSeam(), with_reflection=False)
     methods: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(orders.bare.watch)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", methods),))
     server.add_insecure_port(address)

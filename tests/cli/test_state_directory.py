@@ -38,8 +38,8 @@ class Service:
         check = next(one for one in host["checks"] if one["code"] == "HOST_CHECK_CODE_STATE_STORE")
         return check["status"].rpartition("_")[2], check["message"], check.get("remedy", "")
 
-    def serving(self) -> bool:
-        found = self.health.Check(health_pb2.HealthCheckRequest())
+    def serving(self, service: str = "") -> bool:
+        found = self.health.Check(health_pb2.HealthCheckRequest(service=service))
         return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
 
     def until_passes(self) -> None:
@@ -94,6 +94,10 @@ def check_that_it_reads_and_changes_nothing(service: Service) -> None:
     status, message, remedy = service.state_check()
     assert status == "FAIL"
     assert message
+    # What reads goes on; the service that only changes things says that it cannot.
+    assert service.serving()
+    assert service.serving("hostdev.v1.HostDeviceService")
+    assert not service.serving("hostdev.v1.HostDeviceAdminService")
     for call in (
         lambda: service.stub.Attach(api.AttachRequest(vm="alpha", device=NIC)),
         lambda: service.stub.Detach(api.DetachRequest(vm="alpha", device=NIC)),

@@ -1,4 +1,4 @@
-"""One suite, two hosts: `HOSTDEVD_CONTRACT_HOST=lab` inside the lab, the simulated host everywhere else."""
+"""One suite, two hosts: `HOSTDEVD_CONTRACT_HOST=lab` (or `unit`) inside the lab, the simulated one everywhere else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api import Api
 from hosts import Host, lab_host, simulated_host
 from readiness import as_before, in_step, state_of
 
-IN_LAB = os.environ.get("HOSTDEVD_CONTRACT_HOST") == "lab"
+IN_LAB = os.environ.get("HOSTDEVD_CONTRACT_HOST") in {"lab", "unit"}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""The hosts on which the suite runs: simulated in this process, or the lab's, with what other tools do there."""
+"""The hosts on which the suite runs: simulated in this process, or the lab's, with what other tools do there.
+
+`HOSTDEVD_CONTRACT_HOST` says which: `lab`, `unit` for the lab's service as systemd runs it, or none of them.
+"""
 
 from __future__ import annotations
 
@@ -169,8 +172,25 @@ def lab_roles() -> dict[str, str]:
     return roles | _LAB_FIXED
 
 
+BY_UNIT = os.environ.get("HOSTDEVD_CONTRACT_HOST") == "unit"
+UNIT, UNIT_ADDRESS = "hostdevd.service", "unix:/run/hostdevd/hostdevd.sock"
+
+
+@contextmanager
+def unit_host() -> Iterator[LabHost]:
+    """The lab's service by its own unit: started anew, and not restarted by systemd when the tests have ended."""
+    subprocess.run(["systemctl", "restart", UNIT], check=True)
+    with grpc.insecure_channel(UNIT_ADDRESS) as channel:
+        yield LabHost(Api(channel), UNIT_ADDRESS)
+    subprocess.run(["systemctl", "is-active", "--quiet", UNIT], check=True)
+
+
 @contextmanager
 def lab_host(directory: Path) -> Iterator[LabHost]:
+    if BY_UNIT:
+        with unit_host() as host:
+            yield host
+        return
     address = f"unix:{directory}/hostdevd.sock"
     command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(directory / "state")]
     log = Path(os.environ.get("LAB_OUTPUT", str(directory))) / "hostdevd.log"

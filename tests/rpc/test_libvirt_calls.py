@@ -7,6 +7,7 @@ import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from rpc.conftest import Connect
 
 libvirt = pytest.importorskip("libvirt")
 calls = pytest.importorskip("hostdevd.virt.calls")
+denials = pytest.importorskip("hostdevd.virt.denials")
 
 
 class Handle:
@@ -56,6 +58,41 @@ def test_meaning(handle: Any, meaning: type[HypervisorError]) -> None:
         calls.Link(handle, calls.CallCounter()).call(handle.fail)
     assert failure.type is meaning
     assert failure.value.text == handle.error.get_error_message()
+
+
+def test_a_call_has_a_limit_while_it_runs_and_a_list_a_longer_one() -> None:
+    handle: Any = Handle(libvirt.VIR_ERR_NO_DOMAIN, "Domain not found")
+    link = calls.Link(handle, calls.CallCounter())
+
+    def left() -> float:
+        assert link.limit is not None
+        return float(link.limit) - monotonic()
+
+    def list_left() -> float:
+        return left()
+
+    before = monotonic()
+    assert 20 < link.call(left) <= 30
+    assert 100 < link.call(list_left) <= 120
+    assert link.limit is None
+    assert before <= link.returned <= monotonic()
+
+
+def test_what_libvirt_refuses_is_told_until_it_lets_it() -> None:
+    handle: Any = Handle(libvirt.VIR_ERR_ACCESS_DENIED, "access denied")
+    told = denials.Denials()
+    link = calls.Link(handle, calls.CallCounter(), told)
+    with pytest.raises(HypervisorError):
+        link.call(handle.fail)
+    assert told.read() == ("Handle.fail: access denied",)
+    handle.error = Handle(libvirt.VIR_ERR_NO_DOMAIN, "Domain not found").error
+    with pytest.raises(NoSuchObject):
+        link.call(handle.fail)
+    assert told.read()  # another failure says nothing of rights
+    told.note("Handle.fail", None)
+    assert told.read() == ()
+    told.note("open", Handle(libvirt.VIR_ERR_AUTH_UNAVAILABLE, "no agent").error)
+    assert told.read() == ("open (needs org.libvirt.unix.manage or org.libvirt.api.connect.getattr): no agent",)
 
 
 @pytest.mark.parametrize(("number", "absent"), [(errno.ENOENT, True), (errno.ECONNREFUSED, False)])

@@ -63,6 +63,17 @@ async def test_every_device_is_read_once(host: str, connect: Connect) -> None:
         assert port.call_counts()["virNodeDevice.XMLDesc"] == DEVICES + 1
 
 
+@pytest.mark.parametrize(("asked_s", "lists"), [(10.0, 3), (0.0, 1)])
+async def test_where_polkit_is_asked_about_each_device_they_are_listed_once(
+    host: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, asked_s: float, lists: int
+) -> None:
+    monkeypatch.setattr("hostdevd.virt.libvirt_port._ASKED_S", asked_s)
+    async with connect(host) as (port, _):
+        assert len(await port.node_devices()) == DEVICES + 1
+        assert port.call_counts()["virConnect.listAllDevices"] == lists
+        assert port.call_counts()["virNodeDevice.XMLDesc"] == DEVICES + 1
+
+
 async def test_names_alone_read_no_device(host: str, connect: Connect) -> None:
     async with connect(host) as (port, _):
         await port.node_device_names()

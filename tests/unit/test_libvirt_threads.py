@@ -100,3 +100,22 @@ async def test_closing_does_not_wait_for_ever() -> None:
 
 def _raise_timeout() -> None:
     raise TimeoutError
+
+
+async def test_work_that_gets_on_is_waited_for_and_work_that_does_not_is_not() -> None:
+    threads, release = Threads("t", 1), threading.Event()
+    more = iter([0.01, 0.01])
+
+    def more_s() -> float:
+        try:
+            return next(more)
+        except StopIteration:
+            release.set()
+            return GUARD_S
+
+    assert await threads.run(release.wait, 0.01, more_s=more_s)
+    release.clear()
+    with pytest.raises(Overdue):
+        await threads.run(release.wait, 0.01, more_s=lambda: -1.0)
+    release.set()
+    assert await threads.close(GUARD_S)

@@ -61,7 +61,7 @@ def main() -> None:
             ("guests_ready", lambda: _await_guests(topology.guests)),
         ]
     if config["profile"] == "systemd":
-        steps += [("service", lambda: _start_service(config["service_python"]))]
+        steps += [("service_installed", production.install), ("service_ready", production.start_service)]
     result: dict[str, object] = {"status": 0, "times_s": times}
     if (error := _run(steps, times)) is not None:
         result["error"] = error
@@ -178,14 +178,9 @@ def _start_libvirt() -> None:
 
 
 def _start_production_libvirt() -> None:
-    """systemd has its sockets: the first connection starts it."""
+    """Its sockets are there: the first connection starts it."""
     _configure_libvirt(production.QEMU_CONF, production.LIBVIRTD_CONF)
     _await_libvirt()
-
-
-def _start_service(python: str) -> None:
-    production.install(python)
-    production.start_service()
 
 
 def _configure_libvirt(qemu: str, libvirtd: str) -> None:
@@ -231,10 +226,9 @@ def _start_guests(guests: tuple[Guest, ...], *, keeps_state: bool) -> None:
         if guest.persistent:
             script.append(f"define {xml}")
         if guest.running and saved_image(guest).exists():
-            script.append(f"restore {_place(saved_image(guest))} --running")
+            script.append(f"restore {saved_image(guest)} --running")
     if script:
         call("virsh", "; ".join(script), timeout_s=450)
-    shutil.rmtree(_COPIES, ignore_errors=True)
 
 
 def _await_guests(guests: tuple[Guest, ...]) -> None:
@@ -278,28 +272,18 @@ def _await_answer(guest: Guest) -> None:
 def _keep(guest: Guest) -> None:
     """Save a guest as it is after its boot, and go on from there."""
     image = saved_image(guest)
-    saved = _place(image.with_suffix(".new"))
+    fresh = image.with_suffix(".new")
+    # With systemd libvirt gives what QEMU writes to QEMU's user; what is in the cache is not its to give.
+    saved = _COPIES / image.name if Path("/run/systemd/system").is_dir() else fresh
+    saved.parent.mkdir(exist_ok=True)
     call("virsh", f"save {guest.name} {saved} --running", timeout_s=300)
     for old in SAVED.glob(f"{guest.name}-*.save"):
         old.unlink()
-    if saved.parent == SAVED:
-        saved = saved.rename(image)
-    else:
-        shutil.copyfile(saved, image.with_suffix(".copied")).rename(image)
-    call("virsh", f"restore {saved} --running", timeout_s=300)
-    shutil.rmtree(_COPIES, ignore_errors=True)
+    if saved != fresh:
+        shutil.move(saved, fresh, copy_function=shutil.copyfile)
+    fresh.rename(image)
+    call("virsh", f"restore {image} --running", timeout_s=300)
     _answers(guest)
-
-
-def _place(image: Path) -> Path:
-    """Where libvirt may write or read an image: with systemd it gives it to QEMU's user, and the cache is not its own."""
-    if not Path("/run/systemd/system").is_dir():
-        return image
-    _COPIES.mkdir(exist_ok=True)
-    copy = _COPIES / image.name
-    if image.exists():
-        shutil.copyfile(image, copy)
-    return copy
 
 
 def _xml_file(guest: Guest) -> Path:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import initramfs, kernel, prerequisites, tools
+from . import initramfs, kernel, prerequisites, service_files, tools
 from .errors import LabError
 from .qemu import Boot, arguments, disk_image
 from .remote import Remote
@@ -191,7 +191,6 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         "inside": str(inside),
         "keeps_state": options.state is not None,
         "profile": options.profile,
-        "service_python": os.path.realpath(REPOSITORY / ".venv/bin/python"),
     }
     _write_private(config / "config.json", json.dumps(settings))
     here = [Path.cwd().resolve(), PROGRAM, Path(sys.prefix).resolve()]
@@ -209,10 +208,9 @@ def _prepare(options: Options, topology: Topology, cache: Path, work: Path) -> t
         # A checkout below /tmp must stay visible; else the lab gets a /tmp of its own.
         "LAB_KEEP_TMP": "1" if below_tmp else "0",
         "LAB_PROFILE": options.profile,
-        "LAB_CHECKOUT": str(REPOSITORY),
-        # Where the checkout's compiled modules are, if they are kept apart from it.
-        "LAB_PYCACHE": f"{sys.pycache_prefix or os.environ.get('PYTHONPYCACHEPREFIX', '/nowhere')}{REPOSITORY}",
     }
+    if options.profile == "systemd":
+        variables |= service_files.prepare(REPOSITORY, config / "service")
     (config / "lab.env").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in variables.items()))
     cpus = topology.cpus or min(max(os.cpu_count() or 2, 2), 4)
     capabilities = cache / "capabilities"

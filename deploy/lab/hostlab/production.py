@@ -1,18 +1,17 @@
 """What the profile "systemd" has in place of the fast one's: confined QEMU, polkit, and hostdevd by its own unit.
 
-The unit, the user, the rules of polkit are those that a package installs, at the same places. Only /usr/bin/hostdevd
-is not: it starts what lies in the checkout.
+The unit, the user, the rules of polkit are those that a package installs, at the same places.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
-CHECKOUT = Path("/lab/checkout")
+FILES = Path("/lab/service")
 UNIT = "hostdevd.service"
-UNIT_LOG = Path("/var/log/lab/hostdevd-unit.log")
 RULES = Path("/usr/share/polkit-1/rules.d/50-hostdevd.rules")
 CONFIG = Path("/etc/hostdevd/hostdevd.toml")
 
@@ -29,34 +28,36 @@ _INSTALLED = {
     "polkit/50-hostdevd.rules": RULES,
 }
 _PROGRAM = """#!/bin/sh
-# The checkout's own server, where the service's user can read it.
-export PYTHONPATH={paths} PYTHONPYCACHEPREFIX=/lab/pycache PYTHONDONTWRITEBYTECODE=1
-exec {python} -m hostdevd "$@"
+export PYTHONPATH=/lab/service/lib:/lab/site-packages PYTHONDONTWRITEBYTECODE=1
+exec /lab/python/bin/{interpreter} -m hostdevd "$@"
 """
 
 
-def install(python: str) -> None:
-    """Put hostdevd where its package puts it. RuntimeError when the checkout has no virtual environment."""
-    site = next(CHECKOUT.glob(".venv/lib/python3*/site-packages"), None)
-    if site is None:
-        raise RuntimeError("the checkout has no .venv: deploy/setup --libvirt")
+def install() -> None:
+    """Put hostdevd where its package puts it."""
     for name, target in _INSTALLED.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(CHECKOUT / "deploy" / name, target)
+        shutil.copyfile(FILES / name, target)
     program = Path("/usr/bin/hostdevd")
-    paths = ":".join(str(path) for path in (CHECKOUT / "server", CHECKOUT / "clients/python", site))
-    program.write_text(_PROGRAM.format(paths=paths, python=python))
+    program.write_text(_PROGRAM.format(interpreter=os.environ["LAB_SERVICE_PROGRAM"]))
     program.chmod(0o755)
-    for command in (
-        ("systemd-sysusers", "hostdevd.conf"),
-        ("systemd-tmpfiles", "--create", "hostdevd.conf"),
-    ):
-        subprocess.run(command, check=True)
+    _run("systemd-sysusers", "hostdevd.conf")
+    _run("systemd-tmpfiles", "--create", "hostdevd.conf")
     CONFIG.write_text('listen = ["unix:/run/hostdevd/hostdevd.sock"]\n')
-    # polkitd was there before its new rule.
-    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    _run("systemctl", "daemon-reload")
 
 
 def start_service() -> None:
-    """Start hostdevd; it is ready then."""
-    subprocess.run(["systemctl", "start", UNIT], check=True)
+    """Start hostdevd; it is ready then. RuntimeError, with what it said, when it does not become so."""
+    try:
+        _run("systemctl", "start", UNIT)
+    except subprocess.CalledProcessError as error:
+        log = subprocess.run(
+            ["journalctl", "--no-pager", "--output", "cat", "--lines", "20", "--unit", UNIT],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        raise RuntimeError(f"{UNIT} does not start: {log.stdout}") from error
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)

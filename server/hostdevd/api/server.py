@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api.admission import Admission
 from hostdevd.api.context import Context
+from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.metering import Metering
 from hostdevd.api.service import HostDeviceAdminService, HostDeviceService
@@ -34,26 +34,12 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
-SERVICES = tuple(
-    service_pb2.DESCRIPTOR.services_by_name[name].full_name for name in sorted(service_pb2.DESCRIPTOR.services_by_name)
+MAIN, ADMIN = (
+    service_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("HostDeviceService", "HostDeviceAdminService")
 )
-
-
-class Health:
-    """`grpc.health.v1` for both services and the whole server ("")."""
-
-    def __init__(self) -> None:
-        self.servicer = HealthServicer()
-
-    async def set(self, *, serving: bool) -> None:
-        """Say whether calls are answered as they should be."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *SERVICES):
-            await self.servicer.set(service, status)
-
-    async def shutdown(self) -> None:
-        """NOT_SERVING from now on, whatever is set later."""
-        await self.servicer.enter_graceful_shutdown()
+SERVICES = (MAIN, ADMIN)
+WHOLE = ""
+"""The name under which `grpc.health.v1` knows the server as a whole."""
 
 
 def build_server(  # noqa: PLR0913  its parts
@@ -72,7 +58,7 @@ def build_server(  # noqa: PLR0913  its parts
     server = grpc.aio.server(interceptors=(*outside, seam), options=(*OPTIONS, streams))
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if with_reflection:
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

@@ -108,6 +108,11 @@ class Engine:
             asyncio.create_task(self._upkeep.tend(), name="upkeep-tend"),
         ]
 
+    @property
+    def is_following(self) -> bool:
+        """Whether all that `start` began still runs: none of it ends by itself."""
+        return all(not task.done() for task in self._tasks)
+
     async def close(self, grace_s: float = 10.0) -> None:
         """Let running operations end for a while, then leave the rest to the next start."""
         self._closing = True

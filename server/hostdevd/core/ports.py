@@ -223,6 +223,9 @@ class HypervisorPort(Protocol):
     def workers(self) -> Mapping[str, Workers]:
         """The threads that make the calls, by what they are for; from any thread."""
 
+    def refused(self) -> Sequence[str]:
+        """What libvirt does not let this user do, as far as it was tried: a sentence for each function."""
+
     async def node_device_names(self) -> frozenset[str]:
         """Names of all node devices: cheap, to find what a full read would change."""
 

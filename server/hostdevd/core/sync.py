@@ -49,6 +49,10 @@ EventListener = Callable[[Event], None]
 _MOMENTS = 64
 """Reconciles after which no read is still under way that began before: each has a time-out of seconds."""
 
+_REST = 4
+"""How many times as long as a list of all names took before the next: where polkit is asked about each, libvirt and it
+would else do little more than that."""
+
 _PORTION = 16
 """Devices derived in one turn of the loop: about 0.1 ms each."""
 
@@ -84,6 +88,7 @@ class Sync:
         self._networks_ticket = 0
         self._networks_fault = ""
         self._unheard = False
+        self._names_due = 0.0
         self._announced = Announcements()
         # What is to be read, and since when it is told to have changed.
         self._names: dict[str, float] = {}
@@ -114,6 +119,11 @@ class Sync:
     def connected(self) -> bool:
         """Whether libvirt answers and the store has caught up with it."""
         return self.synced.is_set()
+
+    @property
+    def is_following(self) -> bool:
+        """Whether all that `start` began still runs: none of it ends by itself."""
+        return all(not task.done() for task in self._tasks)
 
     def listen(self, listener: EventListener) -> Callable[[], None]:
         """Hear every event after the store was told to read; returns the way to stop."""
@@ -299,11 +309,14 @@ class Sync:
             await self._hypervisor.listen_again()
             await self.read_all()  # what else changed unheard; again the next time when it fails
             self._unheard = False
-        names = await self._hypervisor.node_device_names()
         known = self._store.graph.nodes
-        unknown = names ^ known.keys()
-        self._announced.found(unknown)
-        unknown |= {name for name, node in known.items() if node.undescribed}
+        unknown = {name for name, node in known.items() if node.undescribed}
+        loop = asyncio.get_running_loop()
+        if (began := loop.time()) >= self._names_due:
+            missed = await self._hypervisor.node_device_names() ^ known.keys()
+            self._names_due = loop.time() + _REST * (loop.time() - began)
+            self._announced.found(missed)
+            unknown |= missed
         if unknown:
             await self._read_devices(unknown, ChangeSource.RECONCILE)
 

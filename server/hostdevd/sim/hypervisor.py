@@ -105,6 +105,10 @@ class SimHypervisor:
         """There are none: it is all on the event loop."""
         return {}
 
+    def refused(self) -> Sequence[str]:
+        """Nothing: a simulated libvirt asks nobody."""
+        return ()
+
     @property
     def connected(self) -> bool:
         """Whether calls are answered."""

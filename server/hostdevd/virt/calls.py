@@ -16,6 +16,7 @@ import libvirt
 
 from hostdevd.core.observing import NOBODY, CallObserver
 from hostdevd.core.ports import HypervisorBusy, HypervisorError, HypervisorGone, NoSuchObject
+from hostdevd.virt.denials import Denials
 from hostdevd.virt.handles import ConnectionHandle
 from hostdevd.virt.threads import is_given_up
 
@@ -45,6 +46,10 @@ _BUSY_TEXT = "state change lock"
 
 
 _TURN_LIMIT_S = 10.0
+
+_CALL_LIMIT_S = 30.0
+_LIST_LIMIT_S = 120.0
+"""One that lists has polkit asked about every object, where `access_drivers` says so: 1 ms each, 20 on a busy host."""
 
 
 class NoDaemon(HypervisorError):
@@ -97,26 +102,33 @@ class Link:
     under a few calls brings it out nearly every time.
     """
 
-    def __init__(self, handle: ConnectionHandle, counter: CallCounter) -> None:
+    def __init__(self, handle: ConnectionHandle, counter: CallCounter, denials: Denials | None = None) -> None:
         self.handle = handle
         self.on_broken: Callable[[str], None] = _nobody_cares
         """Called, on the thread of the call, when this connection is of no use any more though it stands."""
         self._counter = counter
+        self._denials = denials or Denials()
         self.at_close: list[Callable[[], object]] = []
         """What is undone first, when no call is left. A callback holds its connection, which would stay open."""
+        self.limit: float | None = None
+        """When (`time.monotonic`) the call that runs now has taken too long; None when none runs."""
+        self.returned = time.monotonic()
+        """When the last one returned."""
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._running = 0
         self._closing = False
 
     @classmethod
-    def open(cls, uri: str, counter: CallCounter) -> Link:
+    def open(cls, uri: str, counter: CallCounter, denials: Denials) -> Link:
         """Connect; blocks for as long as the other side wants."""
         try:
             handle = counter.counted("open", libvirt.open, uri)
         except libvirt.libvirtError as error:
+            denials.note("open", error)
             raise HypervisorError(_code(error), _text(error)) from error
-        return cls(cast("ConnectionHandle", handle), counter)
+        denials.note("open", None)
+        return cls(cast("ConnectionHandle", handle), counter, denials)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the connection or of an object from it; `HypervisorError` when it fails.
@@ -129,12 +141,20 @@ class Link:
             with self._turn:
                 if is_given_up():
                     raise HypervisorGone("nobody waits for it any more")
-                return self._counter.counted(function.__qualname__, function, *args, **kwargs)
+                self.limit = time.monotonic() + (_LIST_LIMIT_S if "list" in function.__name__ else _CALL_LIMIT_S)
+                try:
+                    result = self._counter.counted(function.__qualname__, function, *args, **kwargs)
+                finally:
+                    self.limit, self.returned = None, time.monotonic()
         except libvirt.libvirtError as error:
+            self._denials.note(function.__qualname__, error)
             failure = _translated(error, alive=self.alive())
             if isinstance(failure, DaemonBehindGone):
                 self.on_broken(failure.text)
             raise failure from error
+        else:
+            self._denials.note(function.__qualname__, None)
+            return result
         finally:
             self._leave()
 

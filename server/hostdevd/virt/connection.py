@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, repeat
 from queue import SimpleQueue
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -22,6 +23,7 @@ import structlog
 from hostdevd.core.observing import CallObserver
 from hostdevd.core.ports import Connected, Disconnected, Event, EventSink, HypervisorError, HypervisorGone, Workers
 from hostdevd.virt.calls import CallCounter, Link, quietly
+from hostdevd.virt.denials import Denials
 from hostdevd.virt.events import EVENT_THREAD, Undo, register, register_node_devices
 from hostdevd.virt.threads import Overdue, Threads
 
@@ -33,6 +35,8 @@ MUTATION_THREADS = 3
 """And as many connections, one for each."""
 
 READ_TIMEOUT_S = 30.0
+"""How long a read may take while no call returns, or one call takes its limit: a slow libvirt is no silent one."""
+
 MUTATION_TIMEOUT_S = 120.0
 """libvirt itself waits 30 s for a domain's lock; unbinding a driver may take long too."""
 
@@ -98,6 +102,7 @@ class Connection:
         self._sleep = sleep
         self._jitter = jitter
         self._counter = CallCounter()
+        self._denials = Denials()
         self._workers: _Workers | None = None
         self._session: _Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -202,6 +207,10 @@ class Connection:
         pools = {"control": workers.control, "reads": workers.reads, "mutations": workers.mutations}
         return {name: Workers(pool.waiting, pool.busy, pool.stuck) for name, pool in pools.items()}
 
+    def refused(self) -> Sequence[str]:
+        """What libvirt does not let this user do, as far as it was tried."""
+        return self._denials.read()
+
     def _require(self) -> _Session:
         if self._session is None:
             raise HypervisorGone(self._why_not)
@@ -212,13 +221,21 @@ class Connection:
             raise HypervisorGone(self._why_not)
         threads = self._workers.reads if kind == "reads" else self._workers.mutations
         try:
-            return await threads.run(job, timeout_s)
+            return await threads.run(job, timeout_s, more_s=self._patience_s if kind == "reads" else None)
         except Overdue as error:
             why = f"libvirt did not answer: {error}"
             if kind == "reads" and self._session is not None:
                 # A daemon that answers no read is as good as gone; a new connection tells, and all is read again.
                 _lose(self._session, why)
             raise HypervisorGone(why) from error
+
+    def _patience_s(self) -> float:
+        """How much longer a read may take: until a call's limit, or READ_TIMEOUT_S after the last one returned."""
+        links = self._session.links[:READ_LINKS] if self._session is not None else []
+        limits = [limit for link in links if (limit := link.limit) is not None]
+        if limits:
+            return min(limits) - monotonic()
+        return max((link.returned for link in links), default=0.0) + READ_TIMEOUT_S - monotonic()
 
     # --- supervision -------------------------------------------------------------------------------
 
@@ -265,7 +282,7 @@ class Connection:
         """On the control thread: all connections, with callbacks; nothing is left open on failure."""
         try:
             for _ in range(READ_LINKS + MUTATION_THREADS):
-                link = Link.open(self._uri, self._counter)
+                link = Link.open(self._uri, self._counter, self._denials)
                 session.links.append(link)
                 self._watch(link, session)
             for link in session.links[READ_LINKS:]:

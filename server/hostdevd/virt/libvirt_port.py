@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -37,6 +38,9 @@ T = TypeVar("T")
 
 _CHUNK = 128
 """Objects read by one job: enough to keep its cost small, few enough to end within a read's time-out."""
+
+_ASKED_S = 0.000_5
+"""Seconds that a device takes in a list: more where libvirt asks polkit about each, far fewer where not."""
 
 _PARSED_AT_ONCE = 1000
 """Devices parsed by one job: about 0.2 s."""
@@ -95,6 +99,10 @@ class LibvirtPort:
         """The threads that wait for libvirt."""
         return self._connection.workers()
 
+    def refused(self) -> Sequence[str]:
+        """What libvirt does not let this user do, as far as it was tried."""
+        return self._connection.refused()
+
     # --- reading -----------------------------------------------------------------------------------
 
     async def info(self) -> HypervisorInfo:
@@ -114,9 +122,15 @@ class LibvirtPort:
         turn with the interpreter, and take a third longer (docs/benchmarks.md).
         """
         links = self._connection.readers
+        began = time.monotonic()
+        first = links[0]
+        listed = await self._connection.read(lambda: first.call(first.handle.listAllDevices, 0))
+        if time.monotonic() - began > len(listed) * _ASKED_S:
+            # polkit is asked about each, and answers one after the other: more connections only ask more.
+            links = links[:1]
         try:
             async with asyncio.TaskGroup() as group:
-                shares = [group.create_task(self._share(links, number)) for number in range(len(links))]
+                shares = [group.create_task(self._share(links, number, listed)) for number in range(len(links))]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         told = [device for share in shares for device in share.result()]
@@ -126,12 +140,12 @@ class LibvirtPort:
             found += await self._connection.read(partial(_parsed, portion, self._parse))
         return found
 
-    async def _share(self, links: Sequence[Link], number: int) -> Sequence[Told]:
+    async def _share(self, links: Sequence[Link], number: int, first: Sequence[NodeDeviceHandle]) -> Sequence[Told]:
         # By name: each connection must list them anew, and not all lists need be equal.
         link = links[number]
 
         def listed() -> list[NodeDeviceHandle]:
-            handles = link.call(link.handle.listAllDevices, 0)
+            handles = first if number == 0 else link.call(link.handle.listAllDevices, 0)
             return [one for one in handles if crc32(one.name().encode()) % len(links) == number]
 
         handles = await self._connection.read(listed)

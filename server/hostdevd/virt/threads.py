@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -86,29 +87,41 @@ class Threads:
         """How many threads have a job."""
         return self._busy
 
-    async def run(self, work: Callable[[], T], timeout_s: float, abandoned: Callable[[T], object] | None = None) -> T:
+    async def run(
+        self,
+        work: Callable[[], T],
+        timeout_s: float,
+        abandoned: Callable[[T], object] | None = None,
+        more_s: Callable[[], float] | None = None,
+    ) -> T:
         """Run `work` on a thread; `Overdue` after `timeout_s`, the wait for a thread included.
+
+        Where it is given, `more_s` is asked then how many seconds more it may take, and again after those.
 
         Cancelling the wait or its time-out cannot stop work that has begun: its thread stays taken until
         it returns, so that no more than `size` ever run. `abandoned` then gets a result that comes too late.
         """
         job = _Job(work)
         self._jobs.put(job)
+        result = asyncio.wrap_future(job.future)
+        began, left_s = monotonic(), timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                return await asyncio.wrap_future(job.future)
-        except TimeoutError:
-            if not limit.expired():
-                # The work's own.
-                raise
-            self._give_up(job, abandoned)
-            raise Overdue(f"not done within {timeout_s:g} s") from None
+            while left_s > 0:
+                done, _ = await asyncio.wait({result}, timeout=left_s)
+                if done:
+                    return result.result()
+                left_s = more_s() if more_s is not None else 0.0
         except asyncio.CancelledError:
+            result.cancel()
             self._give_up(job, abandoned)
             raise
+        result.cancel()
+        self._give_up(job, abandoned)
+        raise Overdue(f"not done within {round(monotonic() - began, 1):g} s")
 
     def _give_up(self, job: _Job[T], abandoned: Callable[[T], object] | None) -> None:
         job.given_up = True
+        job.future.cancel()  # one that has not begun
         self._stuck.add(job.future)
         # Runs at once when the job is done or was cancelled in the queue.
         job.future.add_done_callback(partial(self._came_late, abandoned))

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api import server as serving
 from hostdevd.api.errors import DETAILS_TRAILER
+from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.watch import Hub
 from unit.api.test_lists import context_of
@@ -36,7 +37,7 @@ for _ in stub.WatchHolders(service_pb2.WatchHoldersRequest()):
 
 @asynccontextmanager
 async def served(m: Machine, directory: Path, hub: Hub) -> AsyncIterator[str]:
-    server = serving.build_server(context_of(m, hub), serving.Health(), ErrorSeam(), with_reflection=False)
+    server = serving.build_server(context_of(m, hub), Health(serving.SERVICES), ErrorSeam(), with_reflection=False)
     address = f"unix:{directory}/h.sock"
     server.add_insecure_port(address)
     await server.start()
