@@ -81,8 +81,13 @@ def refused(call: Any) -> str:
     try:
         call()
     except grpc.RpcError as error:
-        return str(error.code().name)  # type: ignore[attr-defined]
+        return str(error.code().name)
     raise AssertionError("it was answered")
+
+
+def _raw(channel: grpc.Channel, name: str) -> object:
+    call: Any = channel.unary_unary(name)
+    return call(b"")
 
 
 def load(address: str, port: int) -> Scrape:
@@ -96,7 +101,7 @@ def load(address: str, port: int) -> Scrape:
         for _ in range(3):
             stub.ListDevices(service_pb2.ListDevicesRequest())
         for made_up in ("/made.Up/One", "/made.Up/Another"):
-            assert refused(lambda name=made_up: channel.unary_unary(name)(b"")) == "UNIMPLEMENTED"
+            assert refused(lambda name=made_up: _raw(channel, name)) == "UNIMPLEMENTED"
         get = service_pb2.GetDeviceRequest(device="nothing")
         assert refused(lambda: stub.GetDevice(get)) == "NOT_FOUND"
         stub.Attach(service_pb2.AttachRequest(vm="alpha", device=NIC, validate_only=True))

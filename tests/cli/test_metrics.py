@@ -117,7 +117,7 @@ def catalogue() -> dict[str, tuple[str, tuple[str, ...], str]]:
     for one in vars(Instruments()).values():
         if isinstance(one, MetricWrapperBase):
             suffix = "_total" if one._type == "counter" else ""
-            found[f"{one._name}{suffix}"] = (one._type, tuple(one._labelnames), one._documentation)
+            found[f"{one._name}{suffix}"] = (str(one._type), tuple(one._labelnames), one._documentation)
     for reading in READINGS:
         suffix = "_total" if reading.kind == "counter" else ""
         found[f"hostdevd_{reading.name}{suffix}"] = (reading.kind, reading.labels, reading.help)

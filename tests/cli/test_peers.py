@@ -94,7 +94,17 @@ def nobody_calls(path: Path, method: str, body: str = "{}", *, gid: int) -> Any:
         shutil.copy(shutil.which("buf") or "", program)
         home.mkdir()
         home.chmod(0o777)
-    command = [program, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--unix-socket", path, "-d", body]
+    command: list[str | Path] = [
+        program,
+        "curl",
+        "--protocol",
+        "grpc",
+        "--http2-prior-knowledge",
+        "--unix-socket",
+        path,
+        "-d",
+        body,
+    ]
     done = subprocess.run(
         [*command, f"http://localhost/{SERVICE}/{method}"],
         check=False,

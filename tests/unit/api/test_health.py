@@ -16,10 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hostdevd.api.health import Health
-from hostdevd.api.listeners import parse_address
 from hostdevd.api.server import ADMIN, MAIN, WHOLE
 from hostdevd.app import Ports, serve_ports
 from hostdevd.config import Config
+from hostdevd.doors import doors_of
 from hostdevd.ops.clock import SystemClock
 from hostdevd.sim.simulation import Simulation, simulate
 
@@ -44,8 +44,8 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     sim = simulate(clock, None, None)
     config = Config(listen=(f"unix:{tmp_path}/h.sock",), state_dir=tmp_path)
     ready, stop = asyncio.Event(), asyncio.Event()
-    ports, addresses = Ports(sim.hypervisor, sim.host), [parse_address(text) for text in config.listen]
-    task = asyncio.create_task(serve_ports(ports, clock, config, addresses, lambda _: ready.set(), stop.wait))
+    ports, doors = Ports(sim.hypervisor, sim.host), doors_of(config)
+    task = asyncio.create_task(serve_ports(ports, clock, config, doors, lambda _: ready.set(), stop.wait))
     await ready.wait()
     yield Served(config.listen[0], sim, stop, task)
     stop.set()

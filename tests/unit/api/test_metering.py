@@ -15,8 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
-from hostdevd.api import server as serving
+from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
+from hostdevd.api.server import WHOLE, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.core.observing import Result
 from unit.api.test_lists import context_of
@@ -55,9 +56,7 @@ class Told:
 @asynccontextmanager
 async def observed(m: Machine, directory: Path) -> AsyncIterator[tuple[Told, Any, grpc.aio.Channel]]:
     told, hub = Told(), Hub(m.core.store, m.core.sync)
-    server = serving.build_server(
-        context_of(m, hub), serving.Health(), ErrorSeam(), with_reflection=True, observers=(told,)
-    )
+    server = build_server(context_of(m, hub), Health((WHOLE,)), ErrorSeam(), with_reflection=True, observers=(told,))
     server.add_insecure_port(f"unix:{directory}/h.sock")
     await server.start()
     try:
@@ -116,7 +115,7 @@ async def test_who_goes_away_and_whose_time_is_up_are_told_apart(tmp_path: Path)
 
 async def test_a_stream_in_both_directions_is_told_too(tmp_path: Path) -> None:
     async with machine(tmp_path) as m, observed(m, tmp_path) as (told, _, channel):
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
         answers = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         assert [len(one.list_services_response.service) async for one in answers] == [4]
         method, code, _ = await told.end()

@@ -58,7 +58,7 @@ async def test_it_is_open_until_enough_are_on_their_way_and_again_when_they_have
     gate.passed(2)
     assert not gate.is_open
     for number in range(3):
-        gate.wait(lambda number=number: gone_on.append(number))  # type: ignore[misc]
+        gate.wait(lambda number=number: gone_on.append(number))
     gate.begun()
     assert not gone_on
     gate.begun()

@@ -13,9 +13,9 @@ import grpc.aio
 
 from hostdev.v1 import service_pb2_grpc
 from hostdevd import app
-from hostdevd.api.listeners import parse_address
 from hostdevd.config import Config
 from hostdevd.core.steps import Delays
+from hostdevd.doors import doors_of
 from hostdevd.ops.clock import SystemClock
 from hostdevd.sim.simulation import Simulation, simulate
 
@@ -40,7 +40,7 @@ async def served(directory: Path, config: Config | None = None) -> AsyncIterator
         app.Ports(sim.hypervisor, sim.host),
         clock,
         config,
-        [parse_address(listen)],
+        doors_of(config),
         lambda _: ready.set(),
         stop.wait,
         Delays(settle_s=0.0, poll_s=0.05),
