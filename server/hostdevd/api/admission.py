@@ -6,6 +6,7 @@ fill otherwise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -80,7 +81,8 @@ class Admission(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         kind, behaviour = _kind_of(handler)
-        admitted = self._stream(behaviour, method) if handler.request_streaming else self._request(behaviour, method)
+        generates = inspect.isasyncgenfunction(behaviour)
+        admitted = self._stream(behaviour, method) if generates else self._request(behaviour, method)
         wrapped: grpc.RpcMethodHandler[Any, Any] = kind(
             admitted,
             request_deserializer=handler.request_deserializer,
