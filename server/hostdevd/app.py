@@ -156,6 +156,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         identity=ports.host.identity,
         block_paths=ports.host.block_paths,
         now=clock.now,
+        monotonic=clock.monotonic,
         bars=ports.host.bars,
         has_generic_node=ports.host.has_generic_node,
         kernel_release=ports.host.kernel_release,
@@ -258,7 +259,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             sync=core.sync,
             engine=core.engine,
             admin=core.admin,
-            pages=Pages(clock.now),
+            pages=Pages(clock.monotonic),
             renderer=renderer,
             hub=hub,
             checks=lambda: _checks(core, config, guard),
@@ -388,19 +389,25 @@ async def _checks(core: Core, config: Config, guard: GuardFile) -> Sequence[Chec
             f"the start guard's file is out of date: {guard.fault}",
             f"see that {config.state_dir} can be written; until then the hook judges by what was assigned before",
         )
-    host = [_with_pools(check, core.store.pool_gaps) for check in await core.ports.host.checks(sync.listed)]
+    host = [
+        _with_libvirts(check, core.store.pool_gaps, core.store.domain_gaps)
+        for check in await core.ports.host.checks(sync.listed)
+    ]
     host = [_with_refused(check, core.ports.hypervisor.refused()) for check in host]
     return (libvirt, devices, *host, state)
 
 
-def _with_pools(check: Check, gaps: tuple[str, ...]) -> Check:
-    """What libvirt's networks own is a use of the host's that the host itself knows nothing of."""
-    if check.code is not CheckCode.HOST_USES or not gaps:
+def _with_libvirts(check: Check, pools: tuple[str, ...], domains: tuple[str, ...] = ()) -> Check:
+    """What libvirt's networks own and VMs hold is a use that the host itself knows nothing of."""
+    if check.code is not CheckCode.HOST_USES or not (pools or domains):
         return check
     told = [check.message, check.remedy] if check.status is CheckStatus.FAIL else ["", ""]
-    remedy = "see `virsh net-list`, that virtnetworkd runs, and that hostdevd may search and read networks"
-    message = "; ".join(filter(None, (told[0], *gaps)))
-    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], remedy))))
+    remedies = (
+        "see `virsh net-list`, that virtnetworkd runs, and that hostdevd may search and read networks" if pools else "",
+        "see `virsh dumpxml` of these virtual machines" if domains else "",
+    )
+    message = "; ".join(filter(None, (told[0], *pools, *domains)))
+    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], *remedies))))
 
 
 def _with_refused(check: Check, refused: Sequence[str]) -> Check:

@@ -140,7 +140,7 @@ async def main(address: str) -> None:
         sync=orders.hub.sync,
         engine=SimpleNamespace(),  # type: ignore[arg-type]
         admin=SimpleNamespace(),  # type: ignore[arg-type]
-        pages=Pages(time.time),
+        pages=Pages(time.monotonic),
         renderer=Renderer(orders.store, lambda: "host"),
         hub=orders.hub,
         checks=lambda: asyncio.sleep(0, ()),

@@ -81,6 +81,7 @@ class Served:
             identity=lambda device: self.told.get(device.name, IdentityFacts()),
             block_paths=lambda _: (),
             now=self.clock.now,
+            monotonic=self.clock.monotonic,
         )
         store = self.store = Store(senses, self._identities, DEFAULT, lives=lives, revision=revision, past=past)
         store.on_commit.append(self._note)
@@ -92,7 +93,7 @@ class Served:
             sync=sync,
             engine=SimpleNamespace(),  # type: ignore[arg-type]
             admin=SimpleNamespace(),  # type: ignore[arg-type]
-            pages=Pages(self.clock.now),
+            pages=Pages(self.clock.monotonic),
             renderer=Renderer(store, lambda: "host"),
             hub=self.hub,
             checks=lambda: asyncio.sleep(0, ()),

@@ -391,6 +391,7 @@ class Scene:
             identity=self.sim.host.identity,
             block_paths=self.sim.host.block_paths,
             now=self.clock.now,
+            monotonic=self.clock.monotonic,
         )
         identities = Identities(store.identities._by_uid.values())
         fresh = Store(senses, identities, DEFAULT, lives=Lives("", ""), revision=0)

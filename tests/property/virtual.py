@@ -69,5 +69,8 @@ class VirtualClock:
     def now(self) -> float:
         return EPOCH_S + self._loop.time()
 
+    def monotonic(self) -> float:
+        return self._loop.time()
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

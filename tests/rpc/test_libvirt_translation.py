@@ -178,6 +178,31 @@ def test_a_device_that_cannot_be_read_is_listed_with_a_condition() -> None:
     assert [condition.code for condition in device.conditions] == [ConditionCode.XML_INVALID]
 
 
+def test_what_is_no_text_is_a_fault_of_that_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt's binding raises it: a device's own strings need not be UTF-8."""
+
+    def say(_device: Device, _flags: int = 0) -> str:
+        return b"<device><vendor>\xff".decode()
+
+    monkeypatch.setattr(Device, "XMLDesc", say)
+    found = reading.as_node_device(reading.read_node_device(link(), Device()), node_device)
+    assert (found.name, found.undescribed) == ("pci_0000_05_00_0", True)
+    assert "no text" in found.conditions[0].message
+
+
+def test_a_domain_that_cannot_be_read_any_more_has_what_it_had_and_a_gap() -> None:
+    hostdev = "<hostdev type='pci'><source><address bus='5' slot='0'/></source></hostdev>"
+    held = f"<domain id='1'><devices>{hostdev}</devices></domain>"
+    for broken in ("<domain id='1'>", "<!DOCTYPE domain><domain id='1'/>", "<x>" * 1000 + "</x>" * 1000):
+        reader = domains.DomainReader()
+        before = reader.read(link(), Domain((libvirt.VIR_DOMAIN_RUNNING, held))).live
+        after = reader.read(link(), Domain((libvirt.VIR_DOMAIN_RUNNING, broken)))
+        assert after.live.gap
+        assert after.live.entries == before.entries
+        assert after.config.gap == ""
+        assert reader.read(link(), Domain((libvirt.VIR_DOMAIN_RUNNING, held))).live == before
+
+
 @pytest.mark.parametrize(
     ("code", "alive", "outcome"),
     [

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.errors import HostdevError, invalid_field, invalid_token
 from hostdevd.core.turns import Turn
 
 T = TypeVar("T")
@@ -75,8 +75,8 @@ class Pages:
     token that was given for it.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._now = monotonic
         self._instance = secrets.token_bytes(8)
         self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
         """By revision and arguments; the first to expire comes first."""
@@ -175,14 +175,14 @@ class Pages:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             instance, revision, offset, told = _TOKEN.unpack(raw)
         except (binascii.Error, struct.error, ValueError):
-            raise HostdevError(
-                "INVALID_PAGE_TOKEN", "page_token is not one of this service's", metadata={"field": "page_token"}
-            ) from None
+            raise _invalid("is not one of this service's") from None
         if told != arguments:
-            raise HostdevError(
-                "INVALID_PAGE_TOKEN", "page_token belongs to other arguments", metadata={"field": "page_token"}
-            )
+            raise _invalid("belongs to other arguments")
         return (revision if instance == self._instance else -1), offset
+
+
+def _invalid(why: str) -> HostdevError:
+    return invalid_token("page_token", "INVALID_PAGE_TOKEN", why)
 
 
 def _size(given: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hostdevd.core.errors import HostdevError
+from hostdevd.core.errors import invalid_token
 from hostdevd.core.past import Position
 from hostdevd.core.store import Store
 
@@ -26,7 +26,5 @@ def read_token(token: str) -> Position:
     """The position of a token; `INVALID_RESUME_TOKEN` for anything else."""
     match = _TOKEN.fullmatch(token)
     if match is None:
-        raise HostdevError(
-            "INVALID_RESUME_TOKEN", "resume_token is not one of hostdevd's", metadata={"field": "resume_token"}
-        )
+        raise invalid_token("resume_token", "INVALID_RESUME_TOKEN", "is not one of hostdevd's")
     return Position(match[1], match[2] or "", int(match[3]))

@@ -82,6 +82,16 @@ def invalid_field(field: str, description: str) -> HostdevError:
     )
 
 
+def invalid_token(field: str, reason: str, description: str) -> HostdevError:
+    """A token that is none of hostdevd's, or is used for something else: the caller's mistake as well."""
+    return HostdevError(
+        reason,
+        f"{field} {description}",
+        metadata={"field": field},
+        fields=(FieldViolation(field, description),),
+    )
+
+
 def disconnected(why: str) -> HostdevError:
     """Libvirt is away; the service reconnects by itself."""
     return HostdevError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hostdevd.core.assignments import Assignment, AssignmentCondition, Failure
-from hostdevd.core.errors import HostdevError, disconnected
+from hostdevd.core.errors import FieldViolation, HostdevError, disconnected
 from hostdevd.core.model import Vm
 from hostdevd.core.ports import HypervisorError, HypervisorGone
 from hostdevd.core.steps import StepFailedError
@@ -75,6 +75,7 @@ def request_id_reused(request_id: str) -> HostdevError:
         "REQUEST_ID_REUSED",
         "the request_id was used before, by another caller or with other arguments",
         metadata={"request_id": request_id},
+        fields=(FieldViolation("request_id", "use a new one for another request"),),
     )
 
 

@@ -65,13 +65,21 @@ class History(Generic[T]):
     """Batches of one kind of item (holders, devices, assignments) in the order of their revisions."""
 
     def __init__(
-        self, start: int, batches: Iterable[Batch[T]] = (), *, keep_changes: int = 4096, keep_s: float = 900.0
+        self,
+        start: int,
+        batches: Iterable[Batch[T]] = (),
+        *,
+        read: float = 0.0,
+        keep_changes: int = 4096,
+        keep_s: float = 900.0,
     ) -> None:
         self._batches: deque[Batch[T]] = deque()
+        self._added: deque[float] = deque()
+        """When each was, by the clock that does not jump; those of earlier lives when they were `read`."""
         self._lines: dict[str, Line[T]] = {}
         self._count = 0
         for batch in batches:
-            self._add(batch)
+            self._add(batch, read)
         self._keep_changes = keep_changes
         self._keep_s = keep_s
         self.oldest = start
@@ -89,15 +97,16 @@ class History(Generic[T]):
         """
         return revision >= self.oldest
 
-    def append(self, batch: Batch[T], now: datetime) -> None:
+    def append(self, batch: Batch[T], monotonic: float) -> None:
         """Add a batch, and forget what is both old and beyond the number to keep."""
-        self._add(batch)
+        self._add(batch, monotonic)
         while self._batches:
             first = self._batches[0]
             spare = self._count - len(first.changes) >= self._keep_changes
-            if not spare or (now - first.changes[0].time).total_seconds() < self._keep_s:
+            if not spare or monotonic - self._added[0] < self._keep_s:
                 break
             self._batches.popleft()
+            self._added.popleft()
             for change in first.changes:
                 line = self._lines[change.key]
                 del line[0]
@@ -106,8 +115,9 @@ class History(Generic[T]):
             self._count -= len(first.changes)
             self.oldest = first.revision
 
-    def _add(self, batch: Batch[T]) -> None:
+    def _add(self, batch: Batch[T], monotonic: float) -> None:
         self._batches.append(batch)
+        self._added.append(monotonic)
         self._count += len(batch.changes)
         for change in batch.changes:
             line = self._lines.pop(change.key, None) or []  # to the end: they stand by their last change

@@ -35,6 +35,12 @@ class Held:
         return entry
 
 
+def gap_of(domain: Domain) -> str:
+    """Why a domain may hold more than its entries say; empty text where they are all."""
+    gap = next((read.gap for read in (domain.live, domain.config) if read is not None and read.gap), "")
+    return f"what the virtual machine {domain.vm.name} holds is not known: {gap}" if gap else ""
+
+
 def devices_of(graph: DeviceGraph, source: DeviceSource, block_paths: BlockPaths) -> tuple[str, ...]:
     """The libvirt names of the devices that an entry's source names now; empty when none is there.
 

@@ -346,6 +346,8 @@ class DomainDef:
 
     entries: tuple[DomainEntry, ...] = ()
     hardware: GuestHardware = GuestHardware()
+    gap: str = ""
+    """Why it could not be read; `entries` are then those that were read last, and there may be others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class Moving:
         tried = self._tried.get(vm)
         rewrites = tuple(rewrite for _, found in moved.values() for rewrite in found)
         same = tried is not None and (tried.what, tried.times) == (_what(rewrites), self._times)
-        if tried is None or not same or self._clock.now() - tried.time >= AGAIN_S:
+        if tried is None or not same or self._clock.monotonic() - tried.time >= AGAIN_S:
             self._begin(vm, moved, rewrites)
 
     def look_again(self) -> None:
@@ -170,7 +170,7 @@ class Moving:
             failed, whole = await self._write(vm, operations[0].intent, rewrites)
             if failed is not None:
                 log.error("a configuration names old places", vm=vm, why=str(failed))
-                self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, failed.why)
+                self._tried[vm] = _Tried(_what(rewrites), self._clock.monotonic(), times, failed.why)
             else:
                 self._tried.pop(vm, None)
             for operation in operations:
@@ -181,9 +181,11 @@ class Moving:
                     done = moved[operation.name][0]
                 await self._operations.finish(operation, replace(done, update_time=self._operations.now()))
         except HostdevError as error:  # the intent cannot be written: nothing was touched
-            self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, error.message)
+            self._tried[vm] = _Tried(_what(rewrites), self._clock.monotonic(), times, error.message)
         except Exception:
-            self._tried[vm] = _Tried(_what(rewrites), self._clock.now(), times, "a fault of hostdevd's, see its log")
+            self._tried[vm] = _Tried(
+                _what(rewrites), self._clock.monotonic(), times, "a fault of hostdevd's, see its log"
+            )
             raise
         finally:
             for operation in operations:

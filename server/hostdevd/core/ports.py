@@ -392,7 +392,10 @@ class Clock(Protocol):
     """Time, passed in so that tests can move it."""
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Seconds since the epoch, for what people read and what outlives the service. It may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, for how long something takes. It never jumps, and says nothing elsewhere."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

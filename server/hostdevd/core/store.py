@@ -20,7 +20,7 @@ from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, sources_of
 from hostdevd.core.groups import group_uid
 from hostdevd.core.history import Batch, Change, ChangeSource, History
-from hostdevd.core.holders import BlockPaths, Held, Labels, as_told, entry_of, held_by, holders_of, with_config
+from hostdevd.core.holders import BlockPaths, Held, Labels, as_told, entry_of, gap_of, held_by, holders_of, with_config
 from hostdevd.core.identity import FactsOf, Identities, Identity
 from hostdevd.core.interest import Interest
 from hostdevd.core.model import (
@@ -57,6 +57,7 @@ class Senses:
     identity: FactsOf
     block_paths: BlockPaths
     now: Callable[[], float]
+    monotonic: Callable[[], float]
     bars: Callable[[PciAddress], tuple[Bar, ...]] = lambda _: ()
     has_generic_node: Callable[[ScsiAddress], bool] = lambda _: True
     kernel_release: Callable[[], str] = lambda: ""
@@ -88,6 +89,7 @@ class Store:
         self._networks: tuple[Network, ...] = ()
         self._networks_fault = ""
         self._pools = PoolUses()
+        self._domain_gaps: tuple[str, ...] = ()
         self._unknown: tuple[tuple[str, str], ...] = ()
         self._domains: dict[str, Domain] = {}
         self._interest = Interest(senses.block_paths)
@@ -107,7 +109,9 @@ class Store:
         self.holders: dict[str, Holder] = {}
         self.assignments: dict[str, Assignment] = {}
         self.device_history: History[DeviceView] = History(revision)
-        self.holder_history: History[Holder] = History(past.oldest, past.batches) if past else History(revision)
+        self.holder_history: History[Holder] = History(revision)
+        if past is not None:
+            self.holder_history = History(past.oldest, past.batches, read=senses.monotonic())
         self._past = past.holders if past else ()
         self.is_whole = False
         """Whether the host was ever read: until then the holders of the last life are nobody's to see."""
@@ -163,6 +167,11 @@ class Store:
     def pool_gaps(self) -> tuple[str, ...]:
         """Why it is not known which devices belong to libvirt's networks; empty where it is."""
         return self._pools.gaps
+
+    @property
+    def domain_gaps(self) -> tuple[str, ...]:
+        """Why it is not known which devices VMs hold; empty where it is."""
+        return self._domain_gaps
 
     def driver(self, name: str) -> DriverState | None:
         """What was read of a device's driver when its view was derived."""
@@ -280,15 +289,19 @@ class Store:
     def put_domains(self, domains: Iterable[Domain]) -> None:
         """Replace these domains; call within `change`."""
         for domain in domains:
-            if self._domains.get(domain.vm.uuid) != domain:
+            before = self._domains.get(domain.vm.uuid)
+            if before != domain:
                 self._domains[domain.vm.uuid] = domain
                 self._dirty_domains.add(domain.vm.uuid)
+                self._uses_stale |= bool(gap_of(domain)) or (before is not None and bool(gap_of(before)))
 
     def remove_domains(self, uuids: Iterable[str]) -> None:
         """Forget domains that are gone; call within `change`."""
         for uuid in uuids:
-            if self._domains.pop(uuid, None) is not None:
+            gone = self._domains.pop(uuid, None)
+            if gone is not None:
                 self._dirty_domains.add(uuid)
+                self._uses_stale |= bool(gap_of(gone))
 
     def put_uses(self, uses: HostUses) -> None:
         """Replace what is known of the host's uses; call within `change`."""
@@ -423,7 +436,7 @@ class Store:
             raise
 
     def _commit(self, source: ChangeSource) -> None:
-        now = datetime.fromtimestamp(self._senses.now(), UTC)
+        now, monotonic = datetime.fromtimestamp(self._senses.now(), UTC), self._senses.monotonic()
         revision = self.revision + 1
         self._identify()
         if self._uses_stale:
@@ -439,9 +452,9 @@ class Store:
         self._holder_changes = []
         self.revision = revision
         if holder_changes:
-            self.holder_history.append(Batch(revision, tuple(holder_changes)), now)
+            self.holder_history.append(Batch(revision, tuple(holder_changes)), monotonic)
         if device_changes:
-            self.device_history.append(Batch(revision, tuple(device_changes)), now)
+            self.device_history.append(Batch(revision, tuple(device_changes)), monotonic)
         for listener in self.on_commit:
             listener(revision)
 
@@ -462,7 +475,10 @@ class Store:
         self._pools = pool_uses(self._networks, self._networks_fault, self.graph)
         for name, uses in self._pools.by_device.items():
             joined[name] += uses
-        unknown = (*self._uses_told.unknown, *self._pools.unknown)
+        self._domain_gaps = tuple(filter(None, map(gap_of, self._domains.values())))
+        # A VM may hold a device of any kind.
+        held = (("pci", gap) for gap in self._domain_gaps)
+        unknown = (*self._uses_told.unknown, *self._pools.unknown, *held)
         if unknown != self._unknown:
             self._unknown = unknown
             self._dirty_devices.update(self.graph.nodes)

@@ -63,7 +63,7 @@ class Nudge:
 
 @dataclass(slots=True)
 class _Asked:
-    """The unplug requests of one operation, by alias: when each was sent.
+    """The unplug requests of one operation, by alias: when each was sent, by the clock that does not jump.
 
     `unsure`: whether it arrived, or was answered meanwhile, is not known (libvirt was away, or hostdevd
     was); such a one is sent again by itself when there was no answer for long enough. A second request too
@@ -119,8 +119,10 @@ class Taking:
         """
         asked = _Asked()
         for device, sent in (await self._steps.unplugs(assignment)).items():
+            # By the wall clock, for another life may have sent it; one from the future was just sent.
+            ago = max(self._clock.now() - sent, 0.0)
             for alias in (one.alias for one in assignment.devices if one.name == device):
-                asked.times[alias] = sent
+                asked.times[alias] = self._clock.monotonic() - ago
                 asked.unsure.add(alias)
         for role in (HolderRole.VISIBLE, HolderRole.RESERVED):
             refusal = await self._let_go_of(assignment, role, nudge, asked, only)
@@ -162,7 +164,7 @@ class Taking:
         """Send one unplug request per device that has none pending."""
         again, nudge.again = nudge.again, False
         for alias, entry in left.items():
-            now = self._clock.now()
+            now = self._clock.monotonic()
             if not asked.due(alias, now, again=again):
                 continue
             asked.sent(alias, now)

@@ -25,6 +25,7 @@ from hostdevd.core.operations import Operations
 from hostdevd.core.plan import Plan, StepKind
 from hostdevd.core.ports import Clock, HostPort
 from hostdevd.core.requests import Requests
+from hostdevd.core.steady import Steadiness
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
@@ -36,6 +37,8 @@ TEND_S = 10.0
 FAULT_S = 5.0
 """Before the next comparison after one that failed in an unexpected way."""
 PURGE_S = 86_400.0
+STEADY_S = 3_600.0
+"""Nothing is forgotten for its age by a clock that was set more recently, or that nobody has watched for as long."""
 KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
 
@@ -76,6 +79,7 @@ class Upkeep:
         self._journal = journal
         self._clock = clock
         self._purged = float("-inf")
+        self._steadiness = Steadiness(clock)
         self._awaiting = Awaiting(store, sync, operations, effects.looking)
         self._following = Following(store, sync, operations, attaching)
         self._moving = Moving(store, sync, operations, effects.looking, effects.rewriting, host, clock)
@@ -304,12 +308,12 @@ class Upkeep:
     # --- what is old ---------------------------------------------------------------------------------
 
     async def _purge(self) -> None:
-        now = self._clock.now()
-        if not self._journal.is_open or now - self._purged < PURGE_S:
+        now, monotonic, steady_s = self._clock.now(), self._clock.monotonic(), self._steadiness.for_s()
+        if not self._journal.is_open or monotonic - self._purged < PURGE_S or steady_s < STEADY_S:
             return
         closed_before, used_before = now - KEEP_CLOSED_S, now - KEEP_REQUESTS_S
         names = await self._journal.purge(assignments_before=closed_before, requests_before=used_before)
-        self._purged = now
+        self._purged = monotonic
         with self._store.change(ChangeSource.RECONCILE):
             for name in names:
                 self._store.remove_assignment(name)

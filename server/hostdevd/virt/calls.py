@@ -146,6 +146,9 @@ class Link:
                     result = self._counter.counted(function.__qualname__, function, *args, **kwargs)
                 finally:
                     self.limit, self.returned = None, time.monotonic()
+        except UnicodeDecodeError as error:
+            # libvirt hands on what a device says of itself; its binding takes nothing but UTF-8.
+            raise HypervisorError(libvirt.VIR_ERR_INTERNAL_ERROR, "libvirt's answer is no text") from error
         except libvirt.libvirtError as error:
             self._denials.note(function.__qualname__, error)
             failure = _translated(error, alive=self.alive())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import libvirt
 
@@ -132,7 +132,9 @@ class DomainReader:
             config = None if config_xml is None else domain_def(config_xml)
         pool_macs = frozenset[str]() if config_xml is None else network_macs(config_xml)
         live = None if live_xml is None else domain_def(live_xml, pool_macs)
-        said = self._said[uuid] = _Said(config_digest, live_digest, config, live)
+        said = self._said[uuid] = _Said(
+            config_digest, live_digest, _with_the_last(config, before.config), _with_the_last(live, before.live)
+        )
         return said
 
     def _state_and_live_xml(
@@ -150,6 +152,13 @@ class DomainReader:
             if state == libvirt.VIR_DOMAIN_CRASHED:
                 return VmState.CRASHED, None
         raise HypervisorError(libvirt.VIR_ERR_OPERATION_INVALID, "the domain starts and stops faster than it is read")
+
+
+def _with_the_last(read: DomainDef | None, before: DomainDef | None) -> DomainDef | None:
+    """What cannot be read now holds at least what it held."""
+    if read is None or before is None or not read.gap:
+        return read
+    return replace(before, gap=read.gap)
 
 
 def _digest(xml: str | None) -> bytes:

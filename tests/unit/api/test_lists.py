@@ -25,7 +25,7 @@ def context_of(m: Machine, hub: Hub) -> Context:
         sync=core.sync,
         engine=core.engine,
         admin=core.admin,
-        pages=Pages(m.clock.now),
+        pages=Pages(m.clock.monotonic),
         renderer=Renderer(core.store, lambda: "host"),
         hub=hub,
         checks=no_checks,

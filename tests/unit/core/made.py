@@ -142,5 +142,6 @@ def store(identities: Mapping[str, IdentityFacts] | None = None, drivers: Driver
         identity=lambda device: told.get(device.name, IdentityFacts()),
         block_paths=lambda _: (),
         now=lambda: 1000.0,
+        monotonic=lambda: 1000.0,
     )
     return Store(senses, Identities(), DEFAULT, lives=Lives("e", "life"), revision=0)

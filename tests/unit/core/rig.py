@@ -32,9 +32,15 @@ class FastClock:
         self._factor = factor
         self._zero = time.monotonic()
         self.ahead = 0.0
+        """Time that has passed besides."""
+        self.jumped = 0.0
+        """What somebody has set the wall clock ahead, or back."""
 
     def now(self) -> float:
-        return 1_700_000_000.0 + self.ahead + (time.monotonic() - self._zero) * self._factor
+        return 1_700_000_000.0 + self.jumped + self.monotonic()
+
+    def monotonic(self) -> float:
+        return self.ahead + (time.monotonic() - self._zero) * self._factor
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self._factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def recorded(batches: Iterable[tuple[Change[Item], ...]]) -> History[Item]:
     history: History[Item] = History(0)
     for revision, changes in enumerate(batches, 1):
         if changes:
-            history.append(Batch(revision, changes), NOW)
+            history.append(Batch(revision, changes), 0.0)
     return history
 
 
@@ -81,9 +81,9 @@ def test_what_happens_after_the_spans_end_is_not_told_yet() -> None:
 def test_history_keeps_what_is_young_or_few() -> None:
     history: History[Item] = History(0, keep_changes=2, keep_s=60.0)
     for revision in range(1, 5):
-        history.append(Batch(revision, (change("a", None, Item("a", revision)),)), NOW)
+        history.append(Batch(revision, (change("a", None, Item("a", revision)),)), 0.0)
     assert history.oldest == 0
-    history.append(Batch(5, (Change("a", None, None, ChangeSource.EVENT, NOW),)), NOW + timedelta(seconds=61))
+    history.append(Batch(5, (change("a", None, None),)), 61.0)
     assert history.oldest == 3
     assert [batch.revision for batch in history.since(3)] == [4, 5]
     assert history.since(5) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostdevd.app import _with_pools
+from hostdevd.app import _with_libvirts
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Scope
 from hostdevd.core.errors import HostdevError
@@ -178,16 +178,16 @@ def test_a_read_without_news_is_no_revision() -> None:
 
 def test_the_report_fails_with_what_is_not_known() -> None:
     fine = Check(CheckCode.HOST_USES, CheckStatus.PASS, "all seen")
-    told = _with_pools(fine, ("the pool is not known",))
+    told = _with_libvirts(fine, ("the pool is not known",))
     assert (told.status, told.message) == (CheckStatus.FAIL, "the pool is not known")
     assert "virtnetworkd" in told.remedy
     bad = Check(CheckCode.HOST_USES, CheckStatus.FAIL, "no /proc", "mount it")
-    both = _with_pools(bad, ("the pool is not known",))
+    both = _with_libvirts(bad, ("the pool is not known",))
     assert both.message == "no /proc; the pool is not known"
     assert both.remedy.startswith("mount it; ")
-    assert _with_pools(fine, ()) == fine
+    assert _with_libvirts(fine, ()) == fine
     vfio = Check(CheckCode.VFIO, CheckStatus.PASS, "loaded")
-    assert _with_pools(vfio, ("the pool is not known",)) == vfio
+    assert _with_libvirts(vfio, ("the pool is not known",)) == vfio
 
 
 # --- a running core ------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ class SteppedClock:
     def now(self) -> float:
         return self._now
 
+    def monotonic(self) -> float:
+        return self._now
+
     async def sleep(self, seconds: float) -> None:
         event = asyncio.Event()
         self._waiting.append((self._now + seconds, event))

@@ -1,7 +1,7 @@
 """A domain's XML, the live or the inactive one, read for what takes host devices.
 
-Nothing in a well-formed document makes this fail: another tool's domain that libvirt accepted must not
-hide all others. What cannot be read is left out.
+Nothing makes this fail: another tool's domain that libvirt accepted must not hide all others. What cannot be
+read of a document is left out; a document that cannot be read is a `gap`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,33 @@ from hostdevd.core.addresses import BlockPath, DeviceSource
 from hostdevd.core.model import DomainDef, DomainEntry, HolderRole, HolderVia
 from hostdevd.virt.xml import sources
 from hostdevd.virt.xml.hardware import guest_hardware
-from hostdevd.virt.xml.parser import parse
+from hostdevd.virt.xml.parser import XmlInvalid, parse
+
+_ALIAS_CHARS = 256
+_MOST_DEVICES = 8192
+"""Some times what the slots of a guest take: reading them is a second's work, and not for ever somebody's to add to."""
 
 EntryReader = Callable[[etree._Element], Iterator[DomainEntry]]
 
 
 def domain_def(xml: str, pool_macs: frozenset[str] = frozenset()) -> DomainDef:
-    """What the definition takes and has; `XmlInvalid` only for text that is not XML.
+    """What the definition takes and has; of text that is not a domain's XML, why it is none. Never raises.
 
     `pool_macs` are the MAC addresses that the inactive definition has on libvirt networks
     (`network_macs`). libvirt 9.0.0 shows a function from a network's pool in the live XML as a plain
     `<interface type='hostdev'>`; only the MAC tells it from one that the definition names itself.
     """
-    root = parse(xml)
-    devices = root.find("devices") if root.tag == "domain" else None
+    try:
+        root = parse(xml)
+    except XmlInvalid as error:
+        return DomainDef(gap=str(error))
+    if root.tag != "domain":
+        return DomainDef(gap="libvirt's description of it is not one of a domain")
+    devices = root.find("devices")
     if devices is None:
         return DomainDef()
+    if len(devices) > _MOST_DEVICES:
+        return DomainDef(gap=f"it has {len(devices)} devices, at most {_MOST_DEVICES} are read")
     return DomainDef(
         entries=tuple(
             _from_pool(entry) if entry.via is HolderVia.INTERFACE and _mac(element) in pool_macs else entry
@@ -50,20 +61,39 @@ def find_element(root: etree._Element, entry: DomainEntry) -> etree._Element | N
 
 
 def entry_xml(xml: str, entry: DomainEntry) -> str | None:
-    """The same as text. For entries without an alias: libvirt keeps only user aliases in inactive definitions."""
-    element = find_element(parse(xml), entry)
-    return None if element is None else etree.tostring(element, encoding="unicode", with_tail=False)
+    """The same as text. For entries without an alias: libvirt keeps only user aliases in inactive definitions.
+
+    None as well for what does not read back as that entry: libvirt would take away something else.
+    """
+    try:
+        element = find_element(parse(xml), entry)
+        if element is None:
+            return None
+        told = etree.tostring(element, encoding="unicode", with_tail=False)
+        again = list(_entries(parse(told)))
+    except XmlInvalid:
+        return None
+    return told if again == list(_entries(element)) else None
 
 
 def network_macs(xml: str) -> frozenset[str]:
     """The MAC addresses of a definition's interfaces on libvirt networks."""
-    interfaces = parse(xml).iterfind("devices/interface[@type='network']")
+    try:
+        interfaces = parse(xml).iterfind("devices/interface[@type='network']")
+    except XmlInvalid:
+        return frozenset()
     return frozenset(mac for mac in map(_mac, interfaces) if mac is not None)
 
 
 def is_running_xml(xml: str) -> bool:
-    """Whether this is the XML of a domain that has a guest: libvirt then gives it an id."""
-    return parse(xml).get("id") is not None
+    """Whether this is the XML of a domain that has a guest: libvirt then gives it an id.
+
+    True for what cannot be read: a guest that may be there holds what it holds.
+    """
+    try:
+        return parse(xml).get("id") is not None
+    except XmlInvalid:
+        return True
 
 
 def hostdev_entry(hostdev: etree._Element) -> DomainEntry | None:
@@ -128,12 +158,18 @@ def _entry(
     yield DomainEntry(
         via=via,
         source=taken,
-        alias=None if alias is None else alias.get("name"),
+        alias=None if alias is None else _alias(alias),
         guest_address=sources.guest_address(address),
         managed=managed == "yes" and not isinstance(taken, BlockPath),
         role=HolderRole.RESERVED if reserved else HolderRole.VISIBLE,
         missing=source is not None and source.get("missing") == "yes",
     )
+
+
+def _alias(element: etree._Element) -> str | None:
+    # libvirt has no bound of its own: what is longer than anybody's would fill a message of the API's.
+    name = element.get("name")
+    return name if name is not None and len(name) <= _ALIAS_CHARS else None
 
 
 def _from_pool(entry: DomainEntry) -> DomainEntry:

@@ -5,6 +5,7 @@ The numbers of slots are libvirt's (`virDomainPCIAddressBusSetModel` and the mac
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -110,12 +111,13 @@ def _free_pci_slots(buses: tuple[_Bus, ...], used: frozenset[tuple[int, int]]) -
 
 
 def _scsi_controllers(devices: etree._Element) -> Iterator[ScsiController]:
-    drives = tuple(_scsi_drives(devices))
+    drives: defaultdict[int, set[tuple[int, int, int]]] = defaultdict(set)
+    for number_, *place in _scsi_drives(devices):
+        drives[number_].add((place[0], place[1], place[2]))
     for controller in devices.iterfind("controller[@type='scsi']"):
         index = number(controller.get("index"), 0xFFFF_FFFF)
         if index is not None:
-            used = frozenset(drive[1:] for drive in drives if drive[0] == index)
-            yield ScsiController(index, controller.get("model", ""), used)
+            yield ScsiController(index, controller.get("model", ""), frozenset(drives.get(index, ())))
 
 
 def _scsi_drives(devices: etree._Element) -> Iterator[tuple[int, int, int, int]]:

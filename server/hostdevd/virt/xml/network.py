@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from lxml import etree
 
 from hostdevd.core.model import Network
 from hostdevd.virt.xml import sources
 from hostdevd.virt.xml.parser import XmlInvalid, parse
+
+_MOST_ADDRESSES = 8192
 
 
 def network(xml: str) -> Network | None:
@@ -28,7 +31,7 @@ def network(xml: str) -> Network | None:
     forward = root.find("forward[@mode='hostdev']")
     if forward is None:
         return None
-    read = [sources.pci_address(address) for address in forward.iterfind("address")]
+    read = [sources.pci_address(address) for address in islice(forward.iterfind("address"), _MOST_ADDRESSES)]
     interface = forward.find("pf")
     return Network(
         name=name,
@@ -42,7 +45,10 @@ def network(xml: str) -> Network | None:
 def _gaps(forward: etree._Element) -> Iterator[str]:
     if any(not interface.get("dev") for interface in forward.iterfind("pf")):
         yield "the name of its interface is missing"
-    if any(sources.pci_address(address) is None for address in forward.iterfind("address")):
+    addresses = forward.findall("address")
+    if len(addresses) > _MOST_ADDRESSES:
+        yield f"it has {len(addresses)} addresses, at most {_MOST_ADDRESSES} are read"
+    elif any(sources.pci_address(address) is None for address in addresses):
         yield "an address in it cannot be read"
     if len(forward.findall("pf")) > 1:
         yield "it has more than one interface"

@@ -26,6 +26,10 @@ SourceReader = Callable[[etree._Element], DeviceSource | None]
 
 _SCSI_HOST = re.compile(r"scsi_host([0-9]{1,9})", re.ASCII)
 _UINT = 0xFFFF_FFFF
+_PATH_MAX = 4096
+"""The kernel's: what is longer names no file."""
+_PORT_CHARS = 32
+"""A port is a few numbers with dots between them, one a hub."""
 
 
 def pci_address(address: etree._Element | None) -> PciAddress | None:
@@ -86,14 +90,14 @@ def mdev(source: etree._Element) -> MdevUuid | None:
 
 def block(source: etree._Element) -> BlockPath | None:
     """A block device by its path."""
-    path = source.get("dev")
-    return BlockPath(path) if path else None
+    path = source.get("dev", "")
+    return BlockPath(path) if 0 < len(path) <= _PATH_MAX else None
 
 
 def device_file(source: etree._Element) -> BlockPath | None:
     """A file that is a block device all the same: libvirt accepts `type='file'` for it."""
     path = source.get("file", "")
-    return BlockPath(path) if path.startswith("/dev/") else None
+    return BlockPath(path) if path.startswith("/dev/") and len(path) <= _PATH_MAX else None
 
 
 HOSTDEV: Mapping[str, SourceReader] = {"pci": pci, "usb": usb, "scsi": scsi, "mdev": mdev}
@@ -128,7 +132,7 @@ def _drive_text(address: etree._Element) -> str | None:
 
 def _usb_text(address: etree._Element) -> str | None:
     bus, port = number(address.get("bus"), _UINT), address.get("port")
-    return None if bus is None or not port else f"{bus}:{port}"
+    return None if bus is None or not port or len(port) > _PORT_CHARS else f"{bus}:{port}"
 
 
 def _ccw_text(address: etree._Element) -> str | None:
