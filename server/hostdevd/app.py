@@ -237,6 +237,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing)
     async with (
         telemetry.running(),
+        listening(doors, limits) as listeners,  # first: an address that is taken is told before anything is begun
         run_core(
             ports,
             config.state_dir,
@@ -247,7 +248,6 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             claim=claim,
             observer=telemetry.observer,
         ) as core,
-        listening(doors, limits) as listeners,
     ):
         hub = Hub(core.store, core.sync, max_watchers=limits.watchers_total, observer=telemetry.watches)
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
@@ -273,7 +273,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             admission=listeners.admission,
             limits=limits,
         )
-        listeners.bind(server)
+        listeners.serve(server)
         applied: Apply = {"policy": policy_file.move, "log_level": set_level, "log_format": set_format}
         # The configuration first: it says which files there are.
         reloaded = (Reconfigure(config, read or (lambda: config), applied).part, policy_file.part(core.store))

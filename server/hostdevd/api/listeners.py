@@ -1,6 +1,6 @@
 """The public sockets, and behind them the private ones of the gRPC server.
 
-`bind` finds out all that can go wrong; `open` lets callers in, once there is somebody to answer.
+What can go wrong does so before a server is there; `open` lets callers in, once there is somebody to answer.
 """
 
 from __future__ import annotations
@@ -49,28 +49,34 @@ class _Bound:
 
 
 class Listeners:
-    """Every address of the service. `private` is the directory of the gRPC server's own sockets."""
+    """Every address of the service. `private` is the directory of the gRPC server's own sockets.
+
+    `ListenError` when the certificates are no good.
+    """
 
     def __init__(self, doors: Doors, limits: Limits, private: Path) -> None:
         self._doors = doors
         self._private = private
         self._bound: list[_Bound] = []
+        self._certificates = Certificates(doors.tls) if doors.tls is not None else None
         self._front = Front(limits)
         callers = Callers(self._front.visitor, doors.trust_domain)
         self.admission = Admission(callers, Counts(limits, time.monotonic), self._front.begun)
         """What each call of the server must pass."""
 
-    def bind(self, server: grpc.aio.Server) -> None:
-        """Take all addresses; `ListenError` when one cannot be had, or the certificates are no good."""
-        doors = self._doors
-        if any(not address.tls for address in doors.all):
+    def bind(self) -> None:
+        """Take all addresses; `ListenError` when one cannot be had. Who connects now waits until `open`."""
+        for address in self._doors.addresses:
+            self._bind(address, self._doors.mode, at_socket)
+        if self._doors.read_only is not None:
+            self._bind(self._doors.read_only, self._doors.read_only_mode, at_read_only_socket)
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """Have a server listen behind them."""
+        if any(not address.tls for address in self._doors.all):
             server.add_insecure_port(f"unix:{self._private / _PLAIN}")
-        if doors.tls is not None:
-            server.add_secure_port(f"unix:{self._private / _TLS}", Certificates(doors.tls).credentials())
-        for address in doors.addresses:
-            self._bind(address, doors.mode, at_socket)
-        if doors.read_only is not None:
-            self._bind(doors.read_only, doors.read_only_mode, at_read_only_socket)
+        if self._certificates is not None:
+            server.add_secure_port(f"unix:{self._private / _TLS}", self._certificates.credentials())
 
     def _bind(self, address: Address, mode: int, at_path: Recognise) -> None:
         if address.path is not None:
@@ -105,6 +111,7 @@ class Listeners:
 
 @asynccontextmanager
 async def listening(doors: Doors, limits: Limits) -> AsyncIterator[Listeners]:
-    """Listeners on this loop, with a private directory, until the block ends."""
+    """All addresses, taken, with a private directory, until the block ends. `ListenError` where that cannot be."""
     with private_directory(doors.first_path) as private, closing(Listeners(doors, limits, private)) as listeners:
+        listeners.bind()
         yield listeners

@@ -67,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
 def _configured_address(file: str | None) -> str:
     """Where a service with this configuration listens; a socket before a port, which may want a certificate."""
     listen = load({}, os.environ, named_file(file)).listen
-    address = next((one for one in listen if one.startswith("unix:")), listen[0])
+    address = next((one for one in listen if one.startswith("unix:")), listen[0]).removeprefix("tls:")
     if address.endswith(":0"):
         raise ConfigError(f"listen {address}: the service picks the port; give it with --address")
     return address

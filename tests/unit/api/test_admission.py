@@ -83,7 +83,7 @@ async def served(directory: Path, limits: Limits, *addresses: str) -> AsyncItera
     async with listening(doors, limits) as listeners:
         server = grpc.aio.server(interceptors=(ErrorSeam(), listeners.admission))
         server.add_generic_rpc_handlers((service.handlers(),))
-        listeners.bind(server)
+        listeners.serve(server)
         await server.start()
         listeners.open(told.append)
         try:
