@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
 
-NIC, NVME = "pci_0000_01_00_0", "pci_0000_02_00_0"
+NIC, DUAL = "pci_0000_01_00_0", "pci_0000_04_00_0"
 TOKEN = f"r1.{'0' * 32}.{'0' * 16}.7"
 """A position in a life that never was."""
 _PORT = re.compile(r'"?port"?[=:] ?(\d+)')
@@ -101,7 +102,7 @@ def load(address: str, port: int) -> Scrape:
         for _ in range(3):
             stub.ListDevices(service_pb2.ListDevicesRequest())
         for made_up in ("/made.Up/One", "/made.Up/Another"):
-            assert refused(lambda name=made_up: _raw(channel, name)) == "UNIMPLEMENTED"
+            assert refused(partial(_raw, channel, made_up)) == "UNIMPLEMENTED"
         get = service_pb2.GetDeviceRequest(device="nothing")
         assert refused(lambda: stub.GetDevice(get)) == "NOT_FOUND"
         stub.Attach(service_pb2.AttachRequest(vm="alpha", device=NIC, validate_only=True))
@@ -111,8 +112,8 @@ def load(address: str, port: int) -> Scrape:
         stub.Detach(service_pb2.DetachRequest(assignment=attached))
         kept = stub.Attach(service_pb2.AttachRequest(vm="stubborn", device=NIC)).assignment.name
         assert refused(lambda: stub.Detach(service_pb2.DetachRequest(assignment=kept))) == "FAILED_PRECONDITION"
-        stub.Attach(service_pb2.AttachRequest(vm="deaf", device=NVME))
-        waiting = service_pb2.DetachRequest(vm="deaf", device=NVME, wait=Duration(seconds=0))
+        stub.Attach(service_pb2.AttachRequest(vm="deaf", device=DUAL))
+        waiting = service_pb2.DetachRequest(vm="deaf", device=DUAL, wait=Duration(seconds=0))
         stub.Detach(waiting)
         time.sleep(0.3)  # the loop's delay is looked at ten times a second
         found = scrape(port)

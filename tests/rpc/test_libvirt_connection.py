@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hostdevd.core.ports import Connected, Disconnected, DomainChanged, HypervisorGone
+from hostdevd.core.ports import Connected, Disconnected, DomainChanged, HypervisorGone, NoSuchObject, Workers
+from rpc.conftest import GUARD_S
 
 if TYPE_CHECKING:
     from rpc.conftest import Connect, Daemon
@@ -169,3 +172,51 @@ async def test_frozen_for_a_moment_again_and_again_leaves_nothing_behind(daemon:
         assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
         assert port.stuck_calls == 0
         assert Disconnected not in map(type, events.all)
+
+
+ASKED_BY: ContextVar[str] = ContextVar("asked_by", default="nobody")
+
+
+class Told:
+    """A call observer that remembers: which function, whether it failed, and in whose context."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, bool, str]] = []
+
+    def called(self, function: str, seconds: float, *, failed: bool) -> None:
+        assert 0 < seconds < GUARD_S
+        self.calls.append((function, failed, ASKED_BY.get()))
+
+
+async def test_every_call_is_told_in_the_context_of_who_asked(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, _):
+        told, before = Told(), port.call_counts()
+        port.observe(told)
+        ASKED_BY.set("this test")
+        assert await port.node_devices()
+        with pytest.raises(NoSuchObject):
+            await port.node_device("nothing")
+        counted = Counter(port.call_counts())
+        counted.subtract(before)
+        assert +counted == Counter(function for function, _, _ in told.calls)
+        assert [function for function, failed, _ in told.calls if failed] == ["virConnect.nodeDeviceLookupByName"]
+        assert {asked for _, _, asked in told.calls} == {"this test"}
+
+
+async def test_how_many_calls_wait_run_and_are_stuck_is_told(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, _):
+        assert port.workers()["mutations"] == Workers(waiting=0, busy=0, stuck=0)
+        from hostdevd.virt.connection import READ_THREADS  # noqa: PLC0415  needs libvirt
+
+        release = threading.Event()
+        reads = [asyncio.create_task(port._connection.read(release.wait)) for _ in range(READ_THREADS + 2)]
+        try:
+            async with asyncio.timeout(GUARD_S):
+                while port.workers()["reads"] != Workers(waiting=2, busy=READ_THREADS, stuck=0):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            reads[0].cancel()
+            await asyncio.wait({reads[0]})
+            assert port.workers()["reads"] == Workers(waiting=2, busy=READ_THREADS, stuck=1)
+        finally:
+            release.set()
+        await asyncio.gather(*reads[1:])

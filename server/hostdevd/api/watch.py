@@ -180,7 +180,7 @@ class _Stream(Generic[T]):
         self._lives = hub.store.lives
         self._replay = False
         self._synced_time = hub.sync.synced_time
-        self._free_since = 0.0
+        self._written = (0.0, 0.0)
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
@@ -246,10 +246,11 @@ class _Stream(Generic[T]):
         return bool(deltas)
 
     def _tell_delay(self, heard_s: float | None) -> None:
-        """What the service adds to an event; not the time for which the client took nothing."""
+        """What the service adds to an event; not the time for which the client did not take the last message."""
         if heard_s is not None:
-            delay_s = time.monotonic() - max(heard_s, self._free_since)
-            self._hub.observer.delivered(self._kind.name, max(delay_s, 0.0))
+            began, ended = self._written
+            held_up_s = max(ended - max(began, heard_s), 0.0)
+            self._hub.observer.delivered(self._kind.name, time.monotonic() - heard_s - held_up_s)
 
     async def _snapshot(self) -> None:
         revision, self._lives = self._hub.store.revision, self._hub.store.lives
@@ -282,10 +283,11 @@ class _Stream(Generic[T]):
         return self._kind.response(revision=revision, resume_token=token, **event)
 
     async def _write(self, message: Any) -> None:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
                 await self._context.write(message)
-            self._free_since = time.monotonic()
+            self._written = began, time.monotonic()
         except TimeoutError:
             raise HostdevError(
                 "SLOW_CONSUMER",

@@ -116,7 +116,7 @@ class Tracing:
             return
         end_ns = time.time_ns()
         span = self._tracer.start_span(
-            function,
+            f"libvirt {function}",
             kind=SpanKind.CLIENT,
             start_time=end_ns - round(seconds * 1e9),
             attributes={"rpc.system": "libvirt"},

@@ -78,11 +78,11 @@ async def test_an_attach_is_one_trace_from_its_caller_to_libvirt(tmp_path: Path,
         assert parent(step) == operation.context.span_id
         assert told(step).items() >= about.items()
         below = [span for span in spans.get_finished_spans() if span.parent and parent(span) == step.context.span_id]
-        assert function in {span.name for span in below}
+        assert f"libvirt {function}" in {span.name for span in below}
     assert told(found["HOST_DETACH"])["hostdevd.device"] == request.device
     assert {f"{span.context.trace_id:032x}" for span in spans.get_finished_spans()} == {TRACE}
     # What was read before the operation began is not told call by call.
-    assert "domains" not in found
+    assert "libvirt domains" not in found
 
 
 async def test_a_refusal_says_why_and_reads_have_no_spans_below(tmp_path: Path, spans: InMemorySpanExporter) -> None:
