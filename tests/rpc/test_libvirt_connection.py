@@ -169,3 +169,16 @@ async def test_frozen_for_a_moment_again_and_again_leaves_nothing_behind(daemon:
         assert (threading.active_count(), len(asyncio.all_tasks())) == (threads, tasks)
         assert port.stuck_calls == 0
         assert Disconnected not in map(type, events.all)
+
+
+async def test_why_libvirt_does_not_answer_is_what_the_last_attempt_met(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        assert port.why_away() == ""
+        daemon.kill()
+        await events.wait_for(Disconnected)
+        async with asyncio.timeout(60):
+            while "Failed to connect socket" not in port.why_away():  # noqa: ASYNC110  an attempt is no event
+                await asyncio.sleep(0.01)
+        daemon.start()
+        await events.wait_for(Disconnected, Connected)
+        assert port.why_away() == ""
