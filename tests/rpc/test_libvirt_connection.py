@@ -220,3 +220,16 @@ async def test_how_many_calls_wait_run_and_are_stuck_is_told(daemon: Daemon, con
         finally:
             release.set()
         await asyncio.gather(*reads[1:])
+
+
+async def test_why_libvirt_does_not_answer_is_what_the_last_attempt_met(daemon: Daemon, connect: Connect) -> None:
+    async with connect(daemon.uri()) as (port, events):
+        assert port.why_away() == ""
+        daemon.kill()
+        await events.wait_for(Disconnected)
+        async with asyncio.timeout(60):
+            while "Failed to connect socket" not in port.why_away():  # noqa: ASYNC110  an attempt is no event
+                await asyncio.sleep(0.01)
+        daemon.start()
+        await events.wait_for(Disconnected, Connected)
+        assert port.why_away() == ""

@@ -223,6 +223,9 @@ class HypervisorPort(Protocol):
     def workers(self) -> Mapping[str, Workers]:
         """The threads that make the calls, by what they are for; from any thread."""
 
+    def why_away(self) -> str:
+        """Why nobody answers now, as of the last attempt to connect; empty while somebody does."""
+
     def refused(self) -> Sequence[str]:
         """What libvirt does not let this user do, as far as it was tried: a sentence for each function."""
 

@@ -108,7 +108,7 @@ class Sync:
         self.first_sync = False
         """Whether there ever was a full read: before it there is nothing to answer from."""
         self.synced_time: datetime | None = None
-        self.why_disconnected = "not connected yet"
+        self._why_lost = "not read yet"
         self.info: HypervisorInfo | None = None
         """Who answers, as of the last connect."""
         self.connects = 0
@@ -119,6 +119,11 @@ class Sync:
     def connected(self) -> bool:
         """Whether libvirt answers and the store has caught up with it."""
         return self.synced.is_set()
+
+    @property
+    def why_disconnected(self) -> str:
+        """Why libvirt does not answer: what the last attempt to connect met, or how the connection was lost."""
+        return self._hypervisor.why_away() or self._why_lost
 
     @property
     def is_following(self) -> bool:
@@ -180,7 +185,7 @@ class Sync:
                 self._connection += 1
                 self.disconnects += 1
                 self.synced.clear()
-                self.why_disconnected = why
+                self._why_lost = why
                 self._full_due = False
                 log.warning("libvirt is away", why=why)
             case NodeDeviceChanged(name):

@@ -105,6 +105,10 @@ class SimHypervisor:
         """There are none: it is all on the event loop."""
         return {}
 
+    def why_away(self) -> str:
+        """Why calls fail now."""
+        return self._gone
+
     def refused(self) -> Sequence[str]:
         """Nothing: a simulated libvirt asks nobody."""
         return ()

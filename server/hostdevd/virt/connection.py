@@ -207,6 +207,10 @@ class Connection:
         pools = {"control": workers.control, "reads": workers.reads, "mutations": workers.mutations}
         return {name: Workers(pool.waiting, pool.busy, pool.stuck) for name, pool in pools.items()}
 
+    def why_away(self) -> str:
+        """Why there is no connection, as of the last attempt; empty while there is one."""
+        return "" if self._session is not None else self._why_not
+
     def refused(self) -> Sequence[str]:
         """What libvirt does not let this user do, as far as it was tried."""
         return self._denials.read()

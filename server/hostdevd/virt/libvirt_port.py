@@ -99,6 +99,10 @@ class LibvirtPort:
         """The threads that wait for libvirt."""
         return self._connection.workers()
 
+    def why_away(self) -> str:
+        """Why libvirt does not answer now; empty while it does."""
+        return self._connection.why_away()
+
     def refused(self) -> Sequence[str]:
         """What libvirt does not let this user do, as far as it was tried."""
         return self._connection.refused()
