@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from api import EVENTUALLY_S, Api
@@ -73,12 +73,12 @@ class SimulatedHost:
 
 
 @contextmanager
-def simulated_host(directory: Path) -> Iterator[SimulatedHost]:
+def simulated_host(directory: Path, **options: Any) -> Iterator[SimulatedHost]:
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     ready = threading.Event()
     failure: list[BaseException] = []
-    config = Config(listen=(f"unix:{directory}/hostdevd.sock",), state_dir=directory / "state")
+    config = Config(listen=(f"unix:{directory}/hostdevd.sock",), state_dir=directory / "state", **options)
     config.state_dir.mkdir()
     clock = SystemClock()
     simulation = simulate(clock, None, config.state_dir)
