@@ -163,12 +163,13 @@ async def test_connections_that_come_and_go_leave_nothing_behind(tmp_path: Path,
     front.close()
 
 
+@pytest.mark.parametrize("comers", [2, 4])
 async def test_without_descriptors_it_waits_and_goes_on(
-    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch, comers: int
 ) -> None:
     monkeypatch.setattr(door, "PAUSE_S", 0.05)
     front = front_at(tmp_path / "s", behind)
-    waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(comers)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     accepts = 0
     accept = Front._accept
