@@ -159,6 +159,8 @@ class Front:
     def _resume(self, door: _Door) -> None:
         door.paused = None
         self._loop.add_reader(door.listening, self._accept, door)
+        if door.waiting is not None:  # and perhaps nobody else, whom the loop would tell of
+            self._accept(door)
 
     def _pause(self, door: _Door, error: OSError) -> None:
         """Leave the next ones in the backlog: to try again at once would be all that the service does."""

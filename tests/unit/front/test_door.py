@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,12 +164,13 @@ async def test_connections_that_come_and_go_leave_nothing_behind(tmp_path: Path,
     front.close()
 
 
+@pytest.mark.parametrize("comers", [1, 4])
 async def test_without_descriptors_it_waits_and_goes_on(
-    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch, comers: int
 ) -> None:
     monkeypatch.setattr(door, "PAUSE_S", 0.05)
     front = front_at(tmp_path / "s", behind)
-    waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(comers)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     accepts = 0
     accept = Front._accept
@@ -182,9 +184,12 @@ async def test_without_descriptors_it_waits_and_goes_on(
     front._loop.remove_reader(front._doors[0].listening)
     front._resume(front._doors[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 8, hard))
-    taken = [os.dup(0) for _ in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(descriptors()))]
-    for one in (taken.pop(), taken.pop(), taken.pop(), taken.pop()):
-        os.close(one)  # enough for the first, and the second one is accepted and has no way to the server
+    taken: list[int] = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.dup(0))
+    for _ in range(comers):
+        os.close(taken.pop())  # the last one that is accepted has no way to the server
     try:
         with structlog.testing.capture_logs() as logs:
             for client in waiting:
@@ -194,6 +199,7 @@ async def test_without_descriptors_it_waits_and_goes_on(
             assert len(logs) == 1
             assert logs[0]["reason"] == os.strerror(errno.EMFILE)
         assert accepts <= 8  # it does not spin
+        assert (front._doors[0].waiting is not None) == (comers == 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for one in taken:
