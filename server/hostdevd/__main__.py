@@ -11,9 +11,9 @@ from collections.abc import Sequence
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from hostdevd import __version__
-from hostdevd.commands import check, configuration, serving
+from hostdevd.commands import auditing, check, configuration, serving
 
-COMMANDS = (serving, check, configuration)
+COMMANDS = (serving, check, auditing, configuration)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from hostdevd.api.context import Context
+from hostdevd.api.access import Access
+from hostdevd.api.context import Context, caller_of
 from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
@@ -23,6 +24,7 @@ from hostdevd.api.server import ADMIN, MAIN, WHOLE, build_server
 from hostdevd.api.watch import Hub
 from hostdevd.config import BUILTIN, Config, ConfigError
 from hostdevd.core.administration import Administration
+from hostdevd.core.audit_log import AuditLog, Retention
 from hostdevd.core.effects import Effects
 from hostdevd.core.engine import Engine
 from hostdevd.core.identity import Identities
@@ -33,6 +35,7 @@ from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
 from hostdevd.core.reopening import Reopening, open_or_do_without
+from hostdevd.core.roles import RolesError
 from hostdevd.core.saver import Saver
 from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
@@ -49,9 +52,11 @@ from hostdevd.ops.collector import collect_after
 from hostdevd.ops.logs import set_format, set_level
 from hostdevd.ops.notify import Notifier, keep_told
 from hostdevd.ops.telemetry import Telemetry, TelemetryError
-from hostdevd.policy_file import PolicyFile
+from hostdevd.policy_file import POLICY_FILE, into
 from hostdevd.reconfigure import Apply, Reconfigure
 from hostdevd.reload import Reload
+from hostdevd.roles_file import ROLES_FILE
+from hostdevd.rules_file import RulesFile
 from hostdevd.statedir import StateDirectory, StateDirError
 
 log = structlog.get_logger()
@@ -83,6 +88,7 @@ class Core:
     sync: Sync
     engine: Engine
     admin: Administration
+    audit: AuditLog
     journal: Journal
     ports: Ports
 
@@ -143,6 +149,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     pace: Pace | None = None,
     claim: Callable[[], None] = lambda: None,
     observer: Observer = NOBODY,
+    retention: Retention | None = None,
 ) -> AsyncIterator[Core]:
     """The core over these ports, from the journal's opening to its close.
 
@@ -176,10 +183,13 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
     effects = Effects(store, sync, ports.hypervisor, ports.host, journal, clock, delays, observer)
     engine = Engine(store, sync, effects, journal, ports.host, clock, observer)
     engine.load(loaded)
-    admin = Administration(store, sync, engine, ports.hypervisor, ports.host, clock)
+    audit = AuditLog(journal, clock, retention)
+    admin = Administration(store, sync, engine, ports.hypervisor, ports.host, clock, audit)
     saver = Saver(store, journal, loaded.past)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(journal.close)
+        stack.push_async_callback(audit.close)
+        audit.start()
         stack.push_async_callback(saver.close)
         saver.start()
         stack.push_async_callback(sync.close)
@@ -189,7 +199,7 @@ async def run_core(  # noqa: PLR0913  what tests may set apart
         engine.start()
         reopening = asyncio.create_task(Reopening(store, engine, journal, clock).run(), name="reopening")
         stack.push_async_callback(cancelled, (reopening,))
-        yield Core(store, sync, engine, admin, journal, ports)
+        yield Core(store, sync, engine, admin, audit, journal, ports)
 
 
 async def serve(config: Config, announce: Callable[[str], None], read: Callable[[], Config] | None = None) -> None:
@@ -231,8 +241,8 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
 ) -> None:
     """Serve these ports at these doors until `until` returns, then drain."""
     notifier = notifier or Notifier()
-    policy_file = PolicyFile(config.policy)
-    policy = await policy_file.read()
+    policy_file, roles_file = RulesFile(POLICY_FILE, config.policy), RulesFile(ROLES_FILE, config.roles)
+    policy, roles = await policy_file.read(), await roles_file.read()
     limits = with_room(limits_of(config))
     telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing)
     async with (
@@ -247,12 +257,15 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             delays=delays,
             claim=claim,
             observer=telemetry.observer,
+            retention=Retention(config.audit_keep_days, config.audit_keep_rows),
         ) as core,
     ):
         hub = Hub(core.store, core.sync, max_watchers=limits.watchers_total, observer=telemetry.watches)
         guard = GuardFile(config.state_dir, core.store, core.sync, ports.host.boot_id, lambda: core.journal.is_open)
         health = Health((WHOLE, MAIN, ADMIN))
         seam = ErrorSeam()
+        access = Access(core.store, roles, caller_of)
+        access.on_change.append(hub.wake)
         renderer = Renderer(core.store, lambda: core.sync.info.name if core.sync.info else "")
         context = Context(
             store=core.store,
@@ -262,6 +275,9 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             pages=Pages(clock.monotonic),
             renderer=renderer,
             hub=hub,
+            access=access,
+            audit=core.audit,
+            now=clock.now,
             checks=lambda: _checks(core, config, guard),
         )
         server = build_server(
@@ -274,9 +290,18 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             limits=limits,
         )
         listeners.serve(server)
-        applied: Apply = {"policy": policy_file.move, "log_level": set_level, "log_format": set_format}
+        applied: Apply = {
+            "policy": policy_file.move,
+            "roles": roles_file.move,
+            "log_level": set_level,
+            "log_format": set_format,
+        }
         # The configuration first: it says which files there are.
-        reloaded = (Reconfigure(config, read or (lambda: config), applied).part, policy_file.part(core.store))
+        reloaded = (
+            Reconfigure(config, read or (lambda: config), applied).part,
+            policy_file.part(into(core.store)),
+            roles_file.part(access.put),
+        )
         followers = (
             asyncio.create_task(_follow_health(core, health), name="health"),
             asyncio.create_task((reload or Reload()).follow(reloaded), name="reload"),
@@ -428,7 +453,10 @@ def run(config: Config, read: Callable[[], Config]) -> int:
 
     try:
         asyncio.run(serve(config, announce, read))
-    except (StartError, StateDirError, ListenError, ConfigError, PolicyError, TelemetryError) as error:
+    except (
+        *(StartError, StateDirError, ListenError, ConfigError),
+        *(PolicyError, RolesError, TelemetryError),
+    ) as error:
         print(f"hostdevd: {error}", file=sys.stderr)  # noqa: T201  one clear line, and no log around it
         return 1
     return 0

@@ -11,15 +11,18 @@ from pathlib import Path
 from hostdevd.api.certificates import check_certificates
 from hostdevd.config import BUILTIN, OPTIONS, Config
 from hostdevd.core.policy import PolicyError
+from hostdevd.core.roles import RolesError
 from hostdevd.doors import read_only_of, tls_of
 from hostdevd.front.addresses import ListenError, parse_address
 from hostdevd.options.layers import Found
-from hostdevd.policy_file import read_policy
+from hostdevd.policy_file import POLICY_FILE
+from hostdevd.roles_file import ROLES_FILE
+from hostdevd.rules_file import read_rules
 from hostdevd.sim.extras import read_extras
 from hostdevd.sim.nodefile import read_node_file
 from hostdevd.virt.uri import check_uri
 
-_REFUSALS = (ValueError, OSError, ListenError, PolicyError)
+_REFUSALS = (ValueError, OSError, ListenError, PolicyError, RolesError)
 
 
 def _connect(config: Config) -> None:
@@ -49,7 +52,12 @@ def _metrics(config: Config) -> None:
 
 def _policy(config: Config) -> None:
     if config.policy is not None:
-        read_policy(config.policy)
+        read_rules(POLICY_FILE, config.policy)
+
+
+def _roles(config: Config) -> None:
+    if config.roles is not None:
+        read_rules(ROLES_FILE, config.roles)
 
 
 def _simulate(config: Config) -> None:
@@ -68,6 +76,7 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "listen": _listen,
     "metrics": _metrics,
     "policy": _policy,
+    "roles": _roles,
     "simulate": _simulate,
     "sysroot": _sysroot,
     "socket_read_only": _read_only,

@@ -100,6 +100,25 @@ class Config:
         reloads=True,
     )
 
+    # The table [access].
+    roles: Path | None = option(
+        None,
+        FILE,
+        "access.roles",
+        "TOML file of who may what; without one, whoever gets in at all may everything",
+        flag="--roles",
+        example="/etc/hostdevd/roles.toml",
+        reloads=True,
+    )
+
+    # The table [audit].
+    audit_keep_days: int = option(
+        400, integer(1, 36_500, "DAYS"), "audit.keep_days", "Rows of the audit log older than this are removed"
+    )
+    audit_keep_rows: int = option(
+        100_000, integer(1_000, 10_000_000, "ROWS"), "audit.keep_rows", "Beyond so many the oldest rows are removed"
+    )
+
     # The table [sriov].
     sriov_socket: Path = option(
         Path("/run/hostdevd-sriov.sock"),

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from hostdevd.api.access import Access
 from hostdevd.api.context import Context
 from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
@@ -24,6 +25,7 @@ from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.server import SERVICES, build_server
 from hostdevd.api.watch import Hub
+from hostdevd.core.caller import LOOPBACK
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import PciFacts
 from unit.core.made import domain, entry, pci, store
@@ -143,6 +145,9 @@ async def main(address: str) -> None:
         pages=Pages(time.monotonic),
         renderer=Renderer(orders.store, lambda: "host"),
         hub=orders.hub,
+        access=Access(orders.store, None, lambda _: LOOPBACK),
+        audit=SimpleNamespace(),  # type: ignore[arg-type]
+        now=time.time,
         checks=lambda: asyncio.sleep(0, ()),
     )
     server = build_server(context, Health(SERVICES), ErrorSeam(), with_reflection=False)

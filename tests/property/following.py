@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from hostdev.v1 import device_pb2, holder_pb2, service_pb2
+from hostdevd.api.access import Access
 from hostdevd.api.context import Context
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.service import HostDeviceService
 from hostdevd.api.watch import BATCH_INTERVAL_S, Hub
+from hostdevd.core.caller import LOOPBACK
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Batch, ChangeSource, History
 from hostdevd.core.identity import Identities
@@ -96,6 +98,9 @@ class Served:
             pages=Pages(self.clock.monotonic),
             renderer=Renderer(store, lambda: "host"),
             hub=self.hub,
+            access=Access(store, None, lambda _: LOOPBACK),
+            audit=SimpleNamespace(),  # type: ignore[arg-type]
+            now=self.clock.now,
             checks=lambda: asyncio.sleep(0, ()),
         )
         self.service = HostDeviceService(context)

@@ -16,8 +16,9 @@ from hostdevd.config import ConfigError, load
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.policy import NO_POLICY, PolicyError
 from hostdevd.core.store import Store
-from hostdevd.policy_file import MOST_BYTES, PolicyFile, read_policy
+from hostdevd.policy_file import POLICY_FILE, into
 from hostdevd.reload import Reload
+from hostdevd.rules_file import MOST_BYTES, RulesFile, read_rules
 from unit.core.made import pci, store
 
 NIC = pci("01:00.0")
@@ -26,7 +27,7 @@ DENY = '[[deny]]\nname = "no"\nclass = "02"\n'
 
 def refusal(path: Path) -> str:
     with pytest.raises(PolicyError) as error:
-        read_policy(path)
+        read_rules(POLICY_FILE, path)
     message = str(error.value)
     assert str(path) in message
     assert len(message.splitlines()) == 1
@@ -57,13 +58,13 @@ def test_an_empty_path_is_refused() -> None:
 def test_a_relative_path_begins_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "policy.toml").write_text(DENY)
     monkeypatch.chdir(tmp_path)
-    assert [rule.name for rule in read_policy(Path("policy.toml")).deny] == ["no"]
+    assert [rule.name for rule in read_rules(POLICY_FILE, Path("policy.toml")).deny] == ["no"]
 
 
 def test_an_empty_file_has_no_rules(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.touch()
-    assert read_policy(file) == NO_POLICY
+    assert read_rules(POLICY_FILE, file) == NO_POLICY
 
 
 @pytest.mark.parametrize(
@@ -98,11 +99,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def following(path: Path | None) -> AsyncIterator[tuple[Reload, Store]]:
-    file, found, reload = PolicyFile(path), store(), Reload()
+    file, found, reload = RulesFile(POLICY_FILE, path), store(), Reload()
     with found.change(ChangeSource.EVENT):
         found.put_devices([NIC])
         found.put_policy(await file.read())
-    task = asyncio.create_task(reload.follow([file.part(found)]))
+    task = asyncio.create_task(reload.follow([file.part(into(found))]))
     try:
         yield reload, found
         assert not task.done()
@@ -183,7 +184,7 @@ def test_the_documented_example_is_a_policy(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml policy.toml\n(.*?)```", page, re.DOTALL)
     file = tmp_path / "policy.toml"
     file.write_text(example)
-    policy = read_policy(file)
+    policy = read_rules(POLICY_FILE, file)
     assert policy.allow
     assert policy.deny
     keys = {key for rule in (*policy.allow, *policy.deny) for key, _ in rule.matchers}

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 
 from hostdev.v1 import service_pb2
+from hostdevd.api.access import ENTRY
 from hostdevd.api.context import Context
 from hostdevd.api.requests import BEFORE_DEADLINE_S, MAX_LIST, check_host, text
 from hostdevd.core.errors import invalid_field
@@ -38,8 +39,9 @@ class AdminRpcs:
             raise invalid_field("count", "must be given")
         if request.count > MAX_COUNT:
             raise invalid_field("count", f"must be at most {MAX_COUNT}")
-        view = await ctx.admin.set_functions(device, request.count, _until(context))
-        return service_pb2.SetVirtualFunctionsResponse(device=ctx.renderer.device(view))
+        view = await ctx.admin.set_functions(device, request.count, _until(context), ctx.sight(context), ENTRY.get())
+        shown = ctx.sight(context).shown_device(view)
+        return service_pb2.SetVirtualFunctionsResponse(device=ctx.renderer.device(shown))
 
     async def CreateMediatedDevice(  # noqa: N802
         self, request: service_pb2.CreateMediatedDeviceRequest, context: Rpc
@@ -59,8 +61,9 @@ class AdminRpcs:
             ),
             persistent=request.persistent,
         )
-        view = await ctx.admin.create_mdev(wanted, _until(context))
-        return service_pb2.CreateMediatedDeviceResponse(device=ctx.renderer.device(view))
+        view = await ctx.admin.create_mdev(wanted, _until(context), ctx.sight(context), ENTRY.get())
+        shown = ctx.sight(context).shown_device(view)
+        return service_pb2.CreateMediatedDeviceResponse(device=ctx.renderer.device(shown))
 
     async def DeleteMediatedDevice(  # noqa: N802
         self, request: service_pb2.DeleteMediatedDeviceRequest, context: Rpc
@@ -68,7 +71,8 @@ class AdminRpcs:
         """Remove a mediated device."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        await ctx.admin.delete_mdev(text("device", request.device, required=True), _until(context))
+        device = text("device", request.device, required=True)
+        await ctx.admin.delete_mdev(device, _until(context), ctx.sight(context), ENTRY.get())
         return service_pb2.DeleteMediatedDeviceResponse()
 
 

@@ -8,15 +8,18 @@ from typing import Any
 import grpc.aio
 
 from hostdev.v1 import assignment_pb2, service_pb2
-from hostdevd.api.context import Context, caller_of
+from hostdevd.api.access import ENTRY
+from hostdevd.api.context import Context
 from hostdevd.api.requests import BEFORE_DEADLINE_S, check_host, duration_s, enum, request_id, text, texts
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, Scope
 from hostdevd.core.engine import DEFAULT_WAIT_S, Outcome
-from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.errors import invalid_field
 from hostdevd.core.plan import AttachRequest
+from hostdevd.core.redaction import plan_for
 from hostdevd.core.release import DetachRequest
+from hostdevd.core.sight import Sight
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,12 +53,14 @@ class AssignmentRpcs:
                 scope=_scope(request),
                 expected_affected=expected,
             ),
-            caller=caller_of(context).name,
+            caller=ctx.access.caller(context).name,
             request_id=request_id(request.request_id),
             validate_only=request.validate_only,
             wait_s=_wait(request, context),
+            sight=ctx.sight(context),
+            entry=ENTRY.get(),
         )
-        return service_pb2.AttachResponse(**self._result(outcome))
+        return service_pb2.AttachResponse(**self._result(outcome, ctx.sight(context)))
 
     async def Detach(self, request: service_pb2.DetachRequest, context: Rpc) -> service_pb2.DetachResponse:  # noqa: N802
         """Take a device with what came with it, or plan it."""
@@ -71,21 +76,24 @@ class AssignmentRpcs:
                 device=text("device", request.device, required=not name),
                 scope=_scope(request),
             ),
-            caller=caller_of(context).name,
+            caller=ctx.access.caller(context).name,
             validate_only=request.validate_only,
             wait_s=_wait(request, context),
+            sight=ctx.sight(context),
+            entry=ENTRY.get(),
         )
-        return service_pb2.DetachResponse(**self._result(outcome))
+        return service_pb2.DetachResponse(**self._result(outcome, ctx.sight(context)))
 
     async def ListAssignments(  # noqa: N802
         self,
         request: service_pb2.ListAssignmentsRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> bytes:
         """Records of assignments, newest first."""
         ctx = self._ctx
         ctx.begin_read(request.host)
         ctx.engine.require_records()
+        sight = ctx.sight(context)
         vm, device = text("vm", request.vm), text("device", request.device)
         states = frozenset(
             enum(
@@ -105,7 +113,7 @@ class AssignmentRpcs:
                 return False
             if device and all(device not in {one.name, one.uid} for one in assignment.devices):
                 return False
-            return not states or assignment.state in states
+            return (not states or assignment.state in states) and sight.assignment(assignment)
 
         def select() -> Iterator[bytes]:
             found = [assignment for assignment in ctx.store.assignments.values() if matches(assignment)]
@@ -113,48 +121,41 @@ class AssignmentRpcs:
             # Made here, since drivers and addresses are those of the list's revision.
             return (entry(ctx.renderer.assignment(assignment).SerializeToString()) for assignment in found)
 
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, lambda made: made)
-        return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, page.revision))
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, lambda made: made, sight.view)
+        return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, sight, page.revision))
 
     async def GetAssignment(  # noqa: N802
         self,
         request: service_pb2.GetAssignmentRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> service_pb2.GetAssignmentResponse:
         """One record by name."""
         ctx = self._ctx
         ctx.begin_read(request.host)
         ctx.engine.require_records()
-        name = text("name", request.name, required=True)
-        assignment = ctx.store.assignments.get(name)
-        if assignment is None:
-            raise HostdevError(
-                "ASSIGNMENT_NOT_FOUND",
-                f"there is no assignment {name}",
-                metadata={"assignment": name},
-                resource=("assignment", name),
-            )
+        assignment = ctx.sight(context).find_assignment(text("name", request.name, required=True))
         return service_pb2.GetAssignmentResponse(assignment=ctx.renderer.assignment(assignment))
 
     async def ForgetAssignment(  # noqa: N802
         self,
         request: service_pb2.ForgetAssignmentRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> service_pb2.ForgetAssignmentResponse:
         """Remove the record of an assignment that holds nothing any more."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        assignment = await ctx.engine.forget(text("name", request.name, required=True))
+        name = text("name", request.name, required=True)
+        assignment = await ctx.engine.forget(name, ctx.sight(context), ENTRY.get())
         return service_pb2.ForgetAssignmentResponse(assignment=ctx.renderer.assignment(assignment))
 
-    def _result(self, outcome: Outcome) -> dict[str, Any]:
+    def _result(self, outcome: Outcome, sight: Sight) -> dict[str, Any]:
         ctx = self._ctx
         assignment = ctx.renderer.assignment(outcome.assignment) if outcome.assignment is not None else None
         return {
             "assignment": assignment,
-            "plan": ctx.renderer.plan(outcome.plan),
+            "plan": ctx.renderer.plan(plan_for(sight, outcome.plan)),
             "revision": ctx.store.revision,
-            "resume_token": resume_token(ctx.store),
+            "resume_token": resume_token(ctx.store, sight),
         }
 
 

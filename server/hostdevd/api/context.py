@@ -8,15 +8,18 @@ from typing import Any
 
 import grpc.aio
 
+from hostdevd.api.access import Access
 from hostdevd.api.callers import CALLER
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.requests import check_host
 from hostdevd.api.watch import Hub
 from hostdevd.core.administration import Administration
+from hostdevd.core.audit_log import AuditLog
 from hostdevd.core.caller import Caller
 from hostdevd.core.engine import Engine
 from hostdevd.core.model import Check
+from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
 
@@ -32,7 +35,14 @@ class Context:
     pages: Pages
     renderer: Renderer
     hub: Hub
+    access: Access
+    audit: AuditLog
+    now: Callable[[], float]
     checks: Callable[[], Awaitable[Sequence[Check]]]
+
+    def sight(self, rpc: grpc.aio.ServicerContext[Any, Any]) -> Sight:
+        """What a caller may see and do."""
+        return self.access.sight(rpc)
 
     def begin_read(self, host: str) -> None:
         """The start of every read: the right host, and something to answer from."""

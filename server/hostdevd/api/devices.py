@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc.aio
 
-from hostdev.v1 import service_pb2
+from hostdev.v1 import device_pb2, service_pb2
 from hostdevd import __version__
 from hostdevd.api import render
 from hostdevd.api.context import Context
@@ -15,11 +15,12 @@ from hostdevd.api.feeds import Feed, Filtered, Related
 from hostdevd.api.filters import device_filter, related_names, value_filter
 from hostdevd.api.requests import check_host, text
 from hostdevd.api.tokens import resume_token
-from hostdevd.api.watch import Kind, watch
+from hostdevd.api.watch import Kind, Told, watch
 from hostdevd.api.wire import entry
 from hostdevd.core.history import Delta
 from hostdevd.core.model import HypervisorInfo
-from hostdevd.core.planner import find_device
+from hostdevd.core.rights import Permission
+from hostdevd.core.sight import Sight
 from hostdevd.core.views import DeviceView
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
@@ -47,71 +48,93 @@ class DeviceRpcs:
     async def ListDevices(  # noqa: N802
         self,
         request: service_pb2.ListDevicesRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> bytes:
         """All devices of one revision, by name."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        chosen = device_filter(ctx.store, request.filter, strict=not request.page_token)
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, chosen.views, ctx.renderer.device_entry)
-        return page.response(service_pb2.ListDevicesResponse, resume_token(ctx.store, page.revision))
+        sight = ctx.sight(context)
+        chosen = device_filter(ctx.store, request.filter, sight, strict=not request.page_token)
+        encode = self._entry_for(sight)
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, chosen.views, encode, sight.view)
+        return page.response(service_pb2.ListDevicesResponse, resume_token(ctx.store, sight, page.revision))
 
-    async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> bytes:  # noqa: N802, ARG002
+    async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> bytes:  # noqa: N802
         """One device by libvirt name or uid."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        node = find_device(ctx.store, text("device", request.device, required=True))
-        return ctx.renderer.device_entry(ctx.store.devices[node.name])
+        sight = ctx.sight(context)
+        node = sight.find_device(text("device", request.device, required=True))
+        return self._entry_for(sight)(ctx.store.devices[node.name])
 
     async def ListEligible(  # noqa: N802
         self,
         request: service_pb2.ListEligibleRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> bytes:
         """The devices that may be assigned, each with what goes with it; on request the others too, with why not."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        chosen = device_filter(ctx.store, request.filter, strict=not request.page_token)
+        sight = ctx.sight(context)
+        chosen = device_filter(ctx.store, request.filter, sight, strict=not request.page_token)
+        encode = self._entry_for(sight)
 
         def is_wanted(view: DeviceView) -> bool:
             may_go = view.eligibility
             return (request.include_ineligible or may_go.eligible) and (may_go.available or not request.available_only)
 
-        def select() -> Iterator[_WithAffected]:
-            return ((view, ctx.renderer.affected_entries(view)) for view in chosen.views() if is_wanted(view))
+        def select() -> Iterator[_WithAffected | None]:
+            for view in chosen.views():
+                if view is None:
+                    yield None
+                elif is_wanted(view):
+                    yield view, ctx.renderer.affected_entries(view)
 
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, self._eligible)
-        return page.response(service_pb2.ListEligibleResponse, resume_token(ctx.store, page.revision))
+        def eligible(item: _WithAffected) -> bytes:
+            view, with_it = item
+            return entry(encode(view) + with_it)
+
+        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, eligible, sight.view)
+        return page.response(service_pb2.ListEligibleResponse, resume_token(ctx.store, sight, page.revision))
 
     async def WatchDevices(self, request: service_pb2.WatchDevicesRequest, context: Rpc) -> None:  # noqa: N802
         """The devices and their changes."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        matches = value_filter(request.filter)
-        related = related_names(ctx.store, request.filter)
-        feed: Feed[DeviceView] = (
-            Related(ctx.store, related, matches)
-            if related is not None
-            else Filtered(
-                lambda: ctx.store.device_history,
-                lambda: map(ctx.store.devices.__getitem__, ctx.store.device_names),
-                matches,
-                lambda view: view.uid,  # clients may know a device by it, and its name may go to another
+        given = value_filter(request.filter)
+
+        def told(sight: Sight) -> Told[DeviceView]:
+            matches = given if sight.is_whole else lambda view: given(view) and sight.device(view)
+            related = related_names(ctx.store, request.filter, sight)
+            feed: Feed[DeviceView] = (
+                Related(ctx.store, related, matches)
+                if related is not None
+                else Filtered(
+                    lambda: ctx.store.device_history,
+                    lambda: map(ctx.store.devices.__getitem__, ctx.store.device_names),
+                    matches,
+                    lambda view: view.uid,  # clients may know a device by it, and its name may go to another
+                )
             )
-        )
-        await watch(ctx.hub, self._device_kind(), feed, request, context)
+            return Told(sight, self._device_kind(sight), feed)
 
-    def _eligible(self, item: _WithAffected) -> bytes:
-        view, with_it = item
-        return entry(self._ctx.renderer.device_entry(view) + with_it)
+        await watch(ctx.hub, lambda: ctx.access.watching(context, Permission.DEVICES_READ), told, request, context)
 
-    def _device_kind(self) -> Kind[DeviceView]:
+    def _entry_for(self, sight: Sight) -> Callable[[DeviceView], bytes]:
+        """A device as field 1, as a caller sees it."""
+        made = self._ctx.renderer.device_entry
+        return made if sight.is_whole else lambda view: made(sight.shown_device(view))
+
+    def _device_kind(self, sight: Sight) -> Kind[DeviceView]:
         ctx = self._ctx
+
+        def item(view: DeviceView) -> device_pb2.Device:
+            return ctx.renderer.device(sight.shown_device(view))
 
         def change(delta: Delta[DeviceView]) -> service_pb2.DeviceChange:
             return service_pb2.DeviceChange(
                 kind=change_kind(removed=delta.removed),
-                device=ctx.renderer.device(delta.item),
+                device=item(delta.item),
                 source=change_source(delta.source),
                 time=render.timestamp(delta.time),
             )
@@ -122,7 +145,7 @@ class DeviceRpcs:
             response=service_pb2.WatchDevicesResponse,
             snapshot=lambda items: service_pb2.WatchDevicesResponse.Snapshot(devices=items),  # type: ignore[arg-type]
             batch=lambda items: service_pb2.WatchDevicesResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]
-            item=ctx.renderer.device,
+            item=item,
             change=change,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hostdevd.core.history import Change, Delta, History, Line, Span, merge
+from hostdevd.core.model import Holder
 from hostdevd.core.store import Store
 from hostdevd.core.turns import Turn
 from hostdevd.core.views import DeviceView
@@ -106,6 +107,52 @@ class Related:
     def _now(self) -> dict[str, DeviceView]:
         views = (self._store.devices.get(name) for name in sorted(self._names()))
         return {view.name: view for view in views if view is not None and self._matches(view)}
+
+
+class ByDriver:
+    """Holders of devices whose drivers tell whether they may be seen: they change while no holder does.
+
+    As for `Related`, what was told is remembered, and after a reconnect nobody knows it.
+    """
+
+    def __init__(self, store: Store, matches: Callable[[Holder], bool]) -> None:
+        self._store = store
+        self._matches = matches
+        self._told = self._now()
+        self._at = store.revision
+
+    def snapshot(self) -> list[Holder]:
+        """What matches now."""
+        self._told = self._now()
+        return list(self._told.values())
+
+    async def since(self, span: Span) -> list[Delta[Holder]]:
+        """What became of it."""
+        of_holders = self._store.holder_history.lines(span.after)
+        of_devices = self._store.device_history.lines(span.after)
+        if not (of_holders or of_devices):
+            return []
+        if span.replay and (
+            lines_until(of_holders, span.after, self._at) or lines_until(of_devices, span.after, self._at)
+        ):
+            raise Unknown
+        latest = (of_holders[-1][-1] if of_holders else of_devices[-1][-1]).change
+        sources = {line[-1].change.key: line[-1].change for line in of_holders}
+        told, self._told = self._told, self._now()
+        gone = (
+            Delta(removed=True, item=holder, source=latest.source, time=latest.time)
+            for key, holder in told.items()
+            if key not in self._told
+        )
+        here = (
+            Delta(removed=False, item=holder, source=change.source, time=change.time)
+            for key, holder in self._told.items()
+            if told.get(key) is not holder and (change := sources.get(key, latest)) is not None
+        )
+        return [*gone, *here]
+
+    def _now(self) -> dict[str, Holder]:
+        return {key: holder for key, holder in self._store.holders.items() if self._matches(holder)}
 
 
 def lines_until(lines: Iterable[Line[T]], after: int, upto: int) -> bool:

@@ -10,7 +10,7 @@ from hostdevd.core.errors import invalid_field
 from hostdevd.core.graph import iommu_group_of
 from hostdevd.core.groups import affected
 from hostdevd.core.matching import Values, class_of, id_of, read_class, read_id
-from hostdevd.core.planner import find_device
+from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.views import DeviceView
 
@@ -26,15 +26,20 @@ Names = Callable[[], Iterable[str]]
 class Filter:
     """A `DeviceFilter` as a predicate, and the devices of now that it picks, by name."""
 
-    def __init__(self, store: Store, matches: Matches, related: Names | None, index: Names | None) -> None:
+    def __init__(
+        self, store: Store, matches: Matches, related: Names | None, index: Names | None, sight: Sight
+    ) -> None:
         self._store = store
+        self._sight = sight
         self._matches = matches
         self._related = related
         self._index = related or index
         self._found: tuple[int, frozenset[str]] = (-1, frozenset())
 
     def __call__(self, view: DeviceView) -> bool:
-        """Whether the device matches now."""
+        """Whether the device matches now, and may be seen."""
+        if not self._sight.device(view):
+            return False
         if self._related is not None:
             if self._found[0] != self._store.revision:
                 self._found = (self._store.revision, frozenset(self._related()))
@@ -42,20 +47,24 @@ class Filter:
                 return False
         return self._matches(view)
 
-    def views(self) -> Iterator[DeviceView]:
-        """The devices that match, by name: found by an index where one field of the filter has one."""
-        devices = self._store.devices
+    def views(self) -> Iterator[DeviceView | None]:
+        """The devices that match and may be seen, by name, and a None for each that may not.
+
+        They are found by an index where one field of the filter has one.
+        """
+        devices, sees = self._store.devices, self._sight.device
         names = self._store.device_names if self._index is None else sorted(self._index())
-        return (devices[name] for name in names if name in devices and self._matches(devices[name]))
+        found = (devices[name] for name in names if name in devices and self._matches(devices[name]))
+        return found if self._sight.is_whole else (view if sees(view) else None for view in found)
 
 
-def device_filter(store: Store, given: device_pb2.DeviceFilter, *, strict: bool = True) -> Filter:
+def device_filter(store: Store, given: device_pb2.DeviceFilter, sight: Sight, *, strict: bool = True) -> Filter:
     """The filter of a list. `strict`: unknown devices in it are an error; else they match nothing."""
-    related = related_names(store, given)
+    related = related_names(store, given, sight)
     if strict:
         for device in filter(None, (given.parent, given.affected_by)):
-            find_device(store, device)
-    return Filter(store, value_filter(given), related, _index(store, given))
+            sight.find_device(device)
+    return Filter(store, value_filter(given), related, _index(store, given), sight)
 
 
 def _index(store: Store, given: device_pb2.DeviceFilter) -> Names | None:
@@ -75,15 +84,18 @@ def value_filter(given: device_pb2.DeviceFilter) -> Matches:
     return lambda view: all(test(view) for test in tests)
 
 
-def related_names(store: Store, given: device_pb2.DeviceFilter) -> Callable[[], frozenset[str]] | None:
-    """The rest of it: names of the devices that are now what it asks for to others; None when it asks for nothing."""
+def related_names(store: Store, given: device_pb2.DeviceFilter, sight: Sight) -> Callable[[], frozenset[str]] | None:
+    """The rest of it: names of the devices that are now what it asks for to others; None when it asks for nothing.
+
+    What may not be seen has nothing to do with anything.
+    """
     relations: list[Names] = []
     if given.parent:
         parent = text("filter.parent", given.parent)
-        relations.append(lambda: _children(store, parent))
+        relations.append(lambda: _children(store, sight.visible(parent)))
     if given.affected_by:
         device = text("filter.affected_by", given.affected_by)
-        relations.append(lambda: _affected(store, device))
+        relations.append(lambda: _affected(store, sight.visible(device)))
     return (lambda: frozenset.intersection(*(frozenset(names()) for names in relations))) if relations else None
 
 
@@ -119,11 +131,9 @@ def _read(field: str, values: object, read: Callable[[str], str]) -> Iterator[st
             raise invalid_field(f"{field}[{index}]", str(error)) from None
 
 
-def _children(store: Store, parent: str) -> Iterable[str]:
-    found = store.device(parent)
+def _children(store: Store, found: DeviceView | None) -> Iterable[str]:
     return store.graph.children(found.name) if found is not None else ()
 
 
-def _affected(store: Store, device: str) -> Iterable[str]:
-    found = store.device(device)
+def _affected(store: Store, found: DeviceView | None) -> Iterable[str]:
     return (item.name for item in affected(store.graph, found.node)) if found is not None else ()

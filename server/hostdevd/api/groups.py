@@ -13,7 +13,6 @@ from hostdevd.api.requests import text
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.wire import entry
 from hostdevd.core.errors import HostdevError, invalid_field
-from hostdevd.core.planner import find_device
 from hostdevd.core.views import GroupView
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
@@ -24,17 +23,18 @@ class GroupRpcs:
 
     _ctx: Context
 
-    async def ListGroups(self, request: service_pb2.ListGroupsRequest, context: Rpc) -> bytes:  # noqa: N802, ARG002
+    async def ListGroups(self, request: service_pb2.ListGroupsRequest, context: Rpc) -> bytes:  # noqa: N802
         """The groups of which a member matches the filter, by the kernel's number."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        matches = device_filter(ctx.store, request.filter, strict=not request.page_token)
+        sight = ctx.sight(context)
+        matches = device_filter(ctx.store, request.filter, sight, strict=not request.page_token)
 
         def select() -> list[GroupView]:
             found = [
                 group
                 for group in ctx.store.groups.values()
-                if any(matches(ctx.store.devices[member.name]) for member in group.members)
+                if sight.group(group) and any(matches(ctx.store.devices[member.name]) for member in group.members)
             ]
             return sorted(found, key=lambda group: group.iommu_group)
 
@@ -42,14 +42,16 @@ class GroupRpcs:
             request,
             lambda: ctx.store.revision,
             select,
-            lambda group: entry(ctx.renderer.group(group).SerializeToString()),
+            lambda group: entry(ctx.renderer.group(sight.shown_group(group)).SerializeToString()),
+            sight.view,
         )
-        return page.response(service_pb2.ListGroupsResponse, resume_token(ctx.store, page.revision))
+        return page.response(service_pb2.ListGroupsResponse, resume_token(ctx.store, sight, page.revision))
 
-    async def GetGroup(self, request: service_pb2.GetGroupRequest, context: Rpc) -> service_pb2.GetGroupResponse:  # noqa: N802, ARG002
+    async def GetGroup(self, request: service_pb2.GetGroupRequest, context: Rpc) -> service_pb2.GetGroupResponse:  # noqa: N802
         """One group, by its uid or by a device in it."""
         ctx = self._ctx
         ctx.begin_read(request.host)
+        sight = ctx.sight(context)
         uid, device = text("group", request.group), text("device", request.device)
         if bool(uid) == bool(device):
             raise invalid_field("group", "give either group or device")
@@ -57,8 +59,8 @@ class GroupRpcs:
             group = ctx.store.groups.get(uid)
             wanted, text_ = uid, f"there is no group {uid}"
         else:
-            group = ctx.store.group_of(find_device(ctx.store, device))
+            group = ctx.store.group_of(sight.find_device(device))
             wanted, text_ = device, f"{device} is in no IOMMU group"
-        if group is None:
+        if group is None or not sight.group(group):
             raise HostdevError("GROUP_NOT_FOUND", text_, metadata={"group": wanted}, resource=("group", wanted))
-        return service_pb2.GetGroupResponse(group=ctx.renderer.group(group))
+        return service_pb2.GetGroupResponse(group=ctx.renderer.group(sight.shown_group(group)))

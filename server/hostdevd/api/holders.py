@@ -11,13 +11,15 @@ from hostdev.v1 import service_pb2
 from hostdevd.api import render
 from hostdevd.api.context import Context
 from hostdevd.api.devices import change_kind, change_source
-from hostdevd.api.feeds import Filtered
+from hostdevd.api.feeds import ByDriver, Feed, Filtered
 from hostdevd.api.requests import check_host, texts
 from hostdevd.api.tokens import resume_token
-from hostdevd.api.watch import Kind, watch
+from hostdevd.api.watch import Kind, Told, watch
 from hostdevd.api.wire import entry
 from hostdevd.core.history import Delta
 from hostdevd.core.model import Holder
+from hostdevd.core.rights import Permission
+from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 
 Rpc = grpc.aio.ServicerContext[Any, Any]
@@ -31,12 +33,13 @@ class HolderRpcs:
     async def ListHolders(  # noqa: N802
         self,
         request: service_pb2.ListHoldersRequest,
-        context: Rpc,  # noqa: ARG002
+        context: Rpc,
     ) -> bytes:
         """The VMs that hold devices, running or not."""
         ctx = self._ctx
         ctx.begin_read(request.host)
-        matches = _filter(request)
+        sight = ctx.sight(context)
+        matches = _filter(request, sight)
 
         def select() -> list[Holder]:
             among = _of_devices(ctx.store, request.devices)
@@ -47,17 +50,28 @@ class HolderRpcs:
             lambda: ctx.store.revision,
             select,
             lambda holder: entry(ctx.renderer.holder(holder).SerializeToString()),
+            sight.view,
         )
-        return page.response(service_pb2.ListHoldersResponse, resume_token(ctx.store, page.revision))
+        return page.response(service_pb2.ListHoldersResponse, resume_token(ctx.store, sight, page.revision))
 
     async def WatchHolders(self, request: service_pb2.WatchHoldersRequest, context: Rpc) -> None:  # noqa: N802
         """The holders and their changes."""
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
-        feed = Filtered(
-            lambda: ctx.store.holder_history, ctx.store.holders.values, _filter(request), lambda holder: holder.key
-        )
-        await watch(ctx.hub, self._holder_kind(), feed, request, context)
+        kind = self._holder_kind()
+
+        def told(sight: Sight) -> Told[Holder]:
+            matches = _filter(request, sight)
+            feed: Feed[Holder] = (
+                ByDriver(ctx.store, matches)
+                if sight.by_driver
+                else Filtered(
+                    lambda: ctx.store.holder_history, ctx.store.holders.values, matches, lambda holder: holder.key
+                )
+            )
+            return Told(sight, kind, feed)
+
+        await watch(ctx.hub, lambda: ctx.access.watching(context, Permission.HOLDERS_READ), told, request, context)
 
     def _holder_kind(self) -> Kind[Holder]:
         ctx = self._ctx
@@ -89,8 +103,8 @@ def _of_devices(store: Store, devices: Sequence[str]) -> Iterable[Holder]:
     return store.holders.values()
 
 
-def _filter(request: Any) -> Callable[[Holder], bool]:
-    """Devices by name or uid, VMs by name or UUID; what nobody has matches nothing yet."""
+def _filter(request: Any, sight: Sight) -> Callable[[Holder], bool]:
+    """Devices by name or uid, VMs by name or UUID, of those that may be seen; what nobody has matches nothing yet."""
     devices = frozenset(texts("devices", request.devices))
     vms = frozenset(texts("vms", request.vms))
     uuids = frozenset(vm.lower() for vm in vms)
@@ -98,6 +112,6 @@ def _filter(request: Any) -> Callable[[Holder], bool]:
     def matches(holder: Holder) -> bool:
         if devices and holder.device not in devices and holder.uid not in devices:
             return False
-        return not vms or holder.vm.name in vms or holder.vm.uuid in uuids
+        return (not vms or holder.vm.name in vms or holder.vm.uuid in uuids) and sight.holder(holder)
 
     return matches

@@ -11,13 +11,12 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 from structlog.contextvars import bound_contextvars
 
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
 from hostdevd.api.log_context import changes_something, log_context
 from hostdevd.api.wire import sent
-from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import shutting_down
 from hostdevd.core.ports import HypervisorError, HypervisorGone
 
@@ -62,13 +61,13 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
                 self._guard(handler.unary_unary, method),
-                request_deserializer=_tolerant(handler.request_deserializer),
+                request_deserializer=handler.request_deserializer,
                 response_serializer=sent(handler.response_serializer),
             )
         if handler.unary_stream is not None and method.startswith("/hostdev."):
             return grpc.unary_stream_rpc_method_handler(
                 self._guard(handler.unary_stream, method),
-                request_deserializer=_tolerant(handler.request_deserializer),
+                request_deserializer=handler.request_deserializer,
                 response_serializer=sent(handler.response_serializer),
             )
         return handler
@@ -77,8 +76,6 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         guarded = self._guarded(behaviour, method)
 
         async def within_log_context(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            if request is _UNDECODABLE:
-                await abort(context, invalid_field("request", "is not a message of this method"))
             with bound_contextvars(**log_context(method, request, context)):
                 return await guarded(request, context)
 
@@ -113,23 +110,6 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
                 await abort(context, _unexpected(error))
 
         return guarded
-
-
-_UNDECODABLE = object()
-
-
-def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """What the library would answer by itself, in its own words, is left to the guard."""
-    if deserialize is None:
-        return None
-
-    def tolerant(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _UNDECODABLE
-
-    return tolerant
 
 
 def _unexpected(error: Exception) -> HostdevError:

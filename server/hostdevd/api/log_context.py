@@ -31,7 +31,7 @@ def log_context(method: str, request: Any, context: grpc.aio.ServicerContext[Any
     name = method.rpartition("/")[2]
     fields = {"method": name, "caller": caller_of(context).name}
     for field, called in CHANGES.get(name, {}).items():
-        given = getattr(request, field)
+        given = getattr(request, field, "")  # what is no message of the method has none
         if given:
             fields[called] = given[:MOST_CHARACTERS]
     return fields

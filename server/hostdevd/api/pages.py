@@ -52,12 +52,14 @@ class _List:
     expires: float
 
 
-async def _listed(current: Callable[[], int], select: Callable[[], Iterable[T]]) -> tuple[int, list[T]]:
-    """What is selected, and the revision all of it is of."""
+async def _listed(current: Callable[[], int], select: Callable[[], Iterable[T | None]]) -> tuple[int, list[T]]:
+    """What is selected, and the revision all of it is of; a None is a place to pause at."""
     for _ in range(_TRIES):
-        revision, items, turn = current(), [], Turn()
+        revision, turn = current(), Turn()
+        items: list[T] = []
         for item in select():
-            items.append(item)
+            if item is not None:
+                items.append(item)
             if turn.is_over():
                 await turn.next()
                 if current() != revision:
@@ -65,7 +67,7 @@ async def _listed(current: Callable[[], int], select: Callable[[], Iterable[T]])
         else:
             return revision, items
     # It changes faster than it is read in slices.
-    return current(), list(select())
+    return current(), [item for item in select() if item is not None]
 
 
 class Pages:
@@ -88,16 +90,18 @@ class Pages:
         self,
         request: Any,
         current: Callable[[], int],
-        select: Callable[[], Iterable[T]],
+        select: Callable[[], Iterable[T | None]],
         encode: Callable[[T], bytes],
+        view: str,
     ) -> Page:
         """The page that a list request asks for; `select` is called for the first page only.
 
-        `current` tells the revision that is shown now, `encode` gives an item as field 1 (`wire.entry`). Other calls
-        are answered in between: long work is done in slices.
+        `current` tells the revision that is shown now, `encode` gives an item as field 1 (`wire.entry`), `view` is
+        what the caller may see (`Sight.view`): a page is for callers of one view. Other calls are answered in between:
+        long work is done in slices.
         """
         size = _size(request.page_size)
-        arguments = _arguments(request)
+        arguments = _arguments(request, view)
         if request.page_token:
             revision, offset = self._read_token(request.page_token, arguments)
             known = self._lists.get((revision, arguments))
@@ -191,11 +195,11 @@ def _size(given: int) -> int:
     return min(given or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def _arguments(request: Any) -> bytes:
-    """What must stay the same from page to page: the request without its page fields."""
+def _arguments(request: Any, view: str) -> bytes:
+    """What must stay the same from page to page: the request without its page fields, and what may be seen."""
     same = type(request)()
     same.CopyFrom(request)
     same.ClearField("page_size")
     same.ClearField("page_token")
     content = same.SerializeToString(deterministic=True)
-    return hashlib.sha256(type(request).__name__.encode() + content).digest()[:16]
+    return hashlib.sha256(f"{type(request).__name__} {view} ".encode() + content).digest()[:16]

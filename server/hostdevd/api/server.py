@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api.admission import Admission
 from hostdevd.api.context import Context
+from hostdevd.api.gate import Gate
 from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.metering import Metering
@@ -54,8 +55,9 @@ def build_server(  # noqa: PLR0913  its parts
 ) -> grpc.aio.Server:
     """A server with everything but its addresses; without `admission` nobody is known and nothing is limited."""
     outside = (*((Metering(observers),) if observers else ()), *((admission,) if admission is not None else ()))
+    gate = Gate(context.access, context.audit, context.now)
     streams = ("grpc.max_concurrent_streams", (limits or Limits()).streams_per_connection)
-    server = grpc.aio.server(interceptors=(*outside, seam), options=(*OPTIONS, streams))
+    server = grpc.aio.server(interceptors=(*outside, seam, gate), options=(*OPTIONS, streams))
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

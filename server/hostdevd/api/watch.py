@@ -27,6 +27,7 @@ from hostdevd.api.tokens import make_token, read_token
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import Delta, History, Span
 from hostdevd.core.observing import NOBODY, WatchObserver
+from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
 from hostdevd.core.turns import Turn
@@ -88,7 +89,7 @@ class Hub:
     async def drain(self, limit_s: float = 2.0) -> None:
         """Have every watcher send a last bookmark and end; wait for them a little."""
         self.draining = True
-        self._wake()
+        self.wake()
         if self._events:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), limit_s)
@@ -106,9 +107,10 @@ class Hub:
     def _commit(self, revision: int) -> None:
         if self.store.heard_s is not None:
             self._heard.append((revision, self.store.heard_s))
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have every watcher look: at a commit, or since what may be seen has changed."""
         for event in self._events:
             event.set()
 
@@ -126,16 +128,30 @@ class Kind(Generic[T]):
     change: Callable[[Delta[T]], Message]
 
 
+@dataclass(frozen=True, slots=True)
+class Told(Generic[T]):
+    """What a stream tells to who has this sight."""
+
+    sight: Sight
+    kind: Kind[T]
+    feed: Feed[T]
+
+
 async def watch(
     hub: Hub,
-    kind: Kind[T],
-    feed: Feed[T],
+    look: Callable[[], Sight],
+    told: Callable[[Sight], Told[T]],
     request: Any,
     context: grpc.aio.ServicerContext[Any, Any],
 ) -> None:
-    """Serve one stream until it ends by an error: the client's going, a stuck write, or shutdown."""
+    """Serve one stream until it ends by an error: the client's going, a stuck write, or shutdown.
+
+    `look` gives what the caller may see now, or raises what ends the stream since he may not any more; `told` what the
+    stream tells him then. A client that may see something else than before begins anew, by a `Reset`.
+    """
     interval = _interval(request)
-    start = _Start(hub.store, request.resume_token)
+    sight = look()
+    start = _Start(hub.store, request.resume_token, sight)
     if not hub.sync.first_sync:
         hub.sync.require()
     woken = hub.join()
@@ -143,7 +159,7 @@ async def watch(
     if call is None:
         raise AssertionError
     call.add_done_callback(lambda _: hub.leave(woken))  # not before: the status of an error is still to be sent
-    stream = _Stream(hub, kind, feed, context, interval)
+    stream = _Stream(hub, look, told, sight, context, interval)
     await stream.begin(start, changes_only=request.changes_only and not request.resume_token)
     await stream.follow(woken)
 
@@ -151,29 +167,33 @@ async def watch(
 class _Start:
     """Where a stream starts: at a position, or (`reset` tells why) with a snapshot."""
 
-    def __init__(self, store: Store, token: str) -> None:
+    def __init__(self, store: Store, token: str, sight: Sight) -> None:
         self.revision: int | None = None
         self.reset: str | None = None
         if not token:
             return
-        position = read_token(token)
+        position, view = read_token(token)
         self.reset = store.lives.lost(position, store.revision)
+        if self.reset is None and view != sight.view:
+            self.reset = "TOKEN_TOO_OLD"  # nobody knows what the client has that it may not see, or the other way round
         if position.epoch == store.epoch:
             self.revision = position.revision
 
 
 class _Stream(Generic[T]):
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  each once
         self,
         hub: Hub,
-        kind: Kind[T],
-        feed: Feed[T],
+        look: Callable[[], Sight],
+        told: Callable[[Sight], Told[T]],
+        sight: Sight,
         context: grpc.aio.ServicerContext[Any, Any],
         interval_s: float,
     ) -> None:
         self._hub = hub
-        self._kind = kind
-        self._feed = feed
+        self._look = look
+        self._told_to = told
+        self._told = told(sight)
         self._context = context
         self._interval_s = interval_s
         self._position = 0
@@ -184,7 +204,7 @@ class _Stream(Generic[T]):
 
     async def begin(self, start: _Start, *, changes_only: bool) -> None:
         """Bring the client to a position: its own, now, or by a snapshot."""
-        if start.revision is not None and not self._kind.history().can_continue(start.revision):
+        if start.revision is not None and not self._told.kind.history().can_continue(start.revision):
             start.reset = "TOKEN_TOO_OLD"
         if start.reset is not None:
             await self._reset(start.reset)
@@ -206,6 +226,11 @@ class _Stream(Generic[T]):
             woken.clear()  # before looking: a commit from here on is not missed
             now = loop.time()
             pending = self._hub.store.revision > self._position
+            sight = self._look()
+            if sight.view != self._told.sight.view:  # the roles were read again
+                self._told = self._told_to(sight)
+                await self._reset("HISTORY_LOST")
+                continue
             if self._hub.draining:
                 if pending:
                     await asyncio.sleep(max(next_batch - now, 0.0))
@@ -229,20 +254,20 @@ class _Stream(Generic[T]):
 
     async def _changes(self) -> bool:
         """Send what lies behind the client's position; False when none of it is for this filter."""
-        if not self._kind.history().can_continue(self._position):
+        if not self._told.kind.history().can_continue(self._position):
             await self._reset("HISTORY_LOST")
             return True
         revision, synced_time = self._hub.store.revision, self._hub.sync.synced_time
         try:
-            deltas = await self._feed.since(Span(self._position, revision, self._replay))
+            deltas = await self._told.feed.since(Span(self._position, revision, self._replay))
         except Unknown:
             await self._reset("HISTORY_LOST")
             return True
         if deltas and not self._replay:
             self._tell_delay(self._hub.heard_s(self._position, revision))
         self._position, self._synced_time, self._replay = revision, synced_time, False
-        async for part, last in _parts(map(self._kind.change, deltas)):
-            await self._write(self._response(revision, exact=last, change_batch=self._kind.batch(part)))
+        async for part, last in _parts(map(self._told.kind.change, deltas)):
+            await self._write(self._response(revision, exact=last, change_batch=self._told.kind.batch(part)))
         return bool(deltas)
 
     def _tell_delay(self, heard_s: float | None) -> None:
@@ -250,21 +275,21 @@ class _Stream(Generic[T]):
         if heard_s is not None:
             began, ended = self._written
             held_up_s = max(ended - max(began, heard_s), 0.0)
-            self._hub.observer.delivered(self._kind.name, time.monotonic() - heard_s - held_up_s)
+            self._hub.observer.delivered(self._told.kind.name, time.monotonic() - heard_s - held_up_s)
 
     async def _snapshot(self) -> None:
         revision, self._lives = self._hub.store.revision, self._hub.store.lives
         self._position, self._synced_time, self._replay = revision, self._hub.sync.synced_time, False
-        items, sent = self._feed.snapshot(), False
-        async for part, _ in _parts(map(self._kind.item, items)):
-            await self._write(self._response(revision, exact=False, snapshot=self._kind.snapshot(part)))
+        items, sent = self._told.feed.snapshot(), False
+        async for part, _ in _parts(map(self._told.kind.item, items)):
+            await self._write(self._response(revision, exact=False, snapshot=self._told.kind.snapshot(part)))
             sent = True
         if not sent:
-            await self._write(self._response(revision, exact=False, snapshot=self._kind.snapshot([])))
+            await self._write(self._response(revision, exact=False, snapshot=self._told.kind.snapshot([])))
         await self._bookmark()
 
     async def _reset(self, reason: str) -> None:
-        self._hub.observer.reset(self._kind.name, reason)
+        self._hub.observer.reset(self._told.kind.name, reason)
         value, revision = service_pb2.ResetReason.Value(f"RESET_REASON_{reason}"), self._hub.store.revision
         await self._write(self._response(revision, exact=False, reset=service_pb2.Reset(reason=value)))
         await self._snapshot()
@@ -279,8 +304,8 @@ class _Stream(Generic[T]):
         return service_pb2.Bookmark(synced_time=timestamp(synced) if synced is not None else None)
 
     def _response(self, revision: int, *, exact: bool, **event: Any) -> Any:
-        token = make_token(self._lives.at(revision)) if exact else ""
-        return self._kind.response(revision=revision, resume_token=token, **event)
+        token = make_token(self._lives.at(revision), self._told.sight.view) if exact else ""
+        return self._told.kind.response(revision=revision, resume_token=token, **event)
 
     async def _write(self, message: Any) -> None:
         began = time.monotonic()

@@ -103,7 +103,8 @@ class AssignedDevice:
     is kept here and not in the XML (`CONFIG_BY_SERVICE`). `awaited`: the running guest is to have it, and has
     not: its plug was pulled, or it was not there as the VM started. `moving`: its configured entry is
     being written anew, so it may be absent; what it was. `by_libvirt`: libvirt bound it for a managed entry
-    and gives it back itself, so what is on VFIO afterwards was there before.
+    and gives it back itself, so what is on VFIO afterwards was there before. `traits` is what rules say of it besides
+    uid and driver, kept for when it is gone from the host.
     """
 
     name: str
@@ -120,6 +121,7 @@ class AssignedDevice:
     awaited: bool = False
     moving: FormerPlace | None = None
     by_libvirt: bool = False
+    traits: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

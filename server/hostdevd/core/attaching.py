@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState
+from hostdevd.core.audit import Ended, Entry
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import HostdevError
@@ -19,6 +20,7 @@ from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachPlan, AttachRequest, PlannedDevice, StepKind
 from hostdevd.core.ports import Clock, HostPort, Target
 from hostdevd.core.requests import Requests
+from hostdevd.core.selectors import lasting_traits
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
 
@@ -99,6 +101,7 @@ class Attaching:
                     ours=fresh.ours,
                     driver_known=fresh.driver_known,
                     by_libvirt=fresh.by_libvirt,
+                    traits=fresh.traits,
                 )
             yield self._adding(plan, device)
         for index, plan in enumerate(plans.values(), len(before.devices)):
@@ -124,6 +127,7 @@ class Attaching:
             original_driver=view.driver,
             ours=not is_vfio_driver(view.driver),
             type=plan.node.type,
+            traits=lasting_traits(plan.node),
         )
         other = next((holder for holder in view.holders if holder.live and holder.vm.uuid == vm), None)
         if other is not None:
@@ -139,13 +143,16 @@ class Attaching:
         planned: AttachPlan,
         assignment: Assignment,
         record: RequestRecord | None,
+        entry: Entry | None = None,
     ) -> None:
-        """Write the intent, carry the plan out, or undo it. No record: the service asked itself."""
+        """Write the intent, carry the plan out, or undo it. No record and no entry: the service asked itself."""
         try:
-            await self._make_room(assignment, planned)
-            await self._operations.intend(assignment, record)
+            await self._make_room(assignment, planned, entry)
+            await self._operations.intend(assignment, record, entry)
         except HostdevError as error:
             # Nothing was touched, and nothing is remembered.
+            if entry is not None and entry.accepted and planned.extends is not None:
+                await self._operations.save(planned.extends, ended=Ended.by(error, self._clock.now()))
             if record is not None:
                 self._requests.drop(record.request_id)
             operation.error = error
@@ -158,12 +165,12 @@ class Attaching:
         else:
             await self.undo(operation, assignment, planned.extends, record, failed)
 
-    async def _make_room(self, assignment: Assignment, planned: AttachPlan) -> None:
+    async def _make_room(self, assignment: Assignment, planned: AttachPlan, entry: Entry | None) -> None:
         """Remove what a device that was pulled out left behind in the guest, which has the alias."""
         awaited = [device for device in assignment.devices if device.awaited and device.adds_live]
         if planned.extends is None or not awaited:
             return
-        await self._operations.intend(planned.extends)  # once the entry is gone nothing else tells of it
+        await self._operations.intend(planned.extends, entry=entry)  # once the entry is gone nothing else tells of it
         try:
             await self._effects.clearing.clear(assignment, awaited)
         except StepFailedError as failed:

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 
 from hostdevd.core.assignments import Assignment, AssignmentCondition, AssignmentState
+from hostdevd.core.audit import Entry
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import detach_rejected
@@ -36,10 +37,10 @@ class Detaching:
             )
         return holding.adopt(str(uuid.uuid4()), caller=caller, now=now, boot_id=self._host.boot_id(), store=self._store)
 
-    async def run(self, operation: Operation, assignment: Assignment) -> None:
+    async def run(self, operation: Operation, assignment: Assignment, entry: Entry) -> None:
         """Write the intent, then do it."""
         try:
-            await self._operations.intend(assignment)
+            await self._operations.intend(assignment, entry=entry)
         except HostdevError as error:
             operation.error = error
             return

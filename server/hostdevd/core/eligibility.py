@@ -12,8 +12,9 @@ from hostdevd.core.addresses import PciAddress
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
 from hostdevd.core.model import ASSIGNABLE, HostUse, HostUseKind, NodeDevice, PciFacts, Reason
-from hostdevd.core.policy import NO_POLICY, Policy, Traits, traits
+from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
+from hostdevd.core.selectors import Traits, traits
 
 _MASS_STORAGE = 0x01
 _NETWORK = 0x02

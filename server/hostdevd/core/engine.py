@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from hostdevd.core import failures
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.attaching import Attaching
+from hostdevd.core.audit import Asked, Entry
 from hostdevd.core.detaching import Detaching
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
@@ -26,10 +27,12 @@ from hostdevd.core.model import NodeDevice
 from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan, SideEffect
-from hostdevd.core.planner import blocked, find_target, find_vm, plan_attach
+from hostdevd.core.planner import blocked, find_target, plan_attach
 from hostdevd.core.ports import Clock, HostPort, HypervisorError
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
 from hostdevd.core.requests import Requests, fingerprint
+from hostdevd.core.rights import ALL, Permission
+from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
 from hostdevd.core.upkeep import Upkeep, cancelled
@@ -63,6 +66,7 @@ class Engine:
         self._store = store
         self._sync = sync
         self._journal = journal
+        self._clock = clock
         self._requests = Requests()
         self._operations = Operations(store, sync, journal, clock, observer)
         self._attaching = Attaching(store, self._operations, effects, self._requests, host, clock)
@@ -128,21 +132,36 @@ class Engine:
 
     # --- attach --------------------------------------------------------------------------------------
 
-    async def attach(
-        self, request: AttachRequest, *, caller: str, request_id: str, validate_only: bool, wait_s: float
+    async def attach(  # noqa: PLR0913  what the API tells, each once
+        self,
+        request: AttachRequest,
+        *,
+        caller: str,
+        request_id: str,
+        validate_only: bool,
+        wait_s: float,
+        sight: Sight | None = None,
+        entry: Entry | None = None,
     ) -> Outcome:
-        """Attach a device with its group, or say what that would do. Raises `HostdevError`."""
-        until = _until(wait_s)
+        """Attach a device with its group, or say what that would do. Raises `HostdevError`.
+
+        Without a `sight` the caller may everything; `entry` is what the audit log is to have of who asked.
+        """
+        until, sight = _until(wait_s), sight or Sight(self._store, ALL)
+        entry = entry or self._entry("Attach", caller, request.vm, request.device)
         if not validate_only and request_id in self._requests:
-            return await self._repeat(request, request_id, caller, until)
+            return await self._repeat(request, request_id, caller, until, sight)
         self.accepting(dry_run=validate_only)
         await self.fresh()
-        find_vm(self._store, request.vm)
+        domain = sight.find_vm(request.vm)
+        sight.check_device(request.device)
         try:
             await self.compare_around([find_target(self._store, request.device)])
             if not validate_only and request_id in self._requests:  # it came twice at once
-                return await self._repeat(request, request_id, caller, until)
-            self._operations.check_free([find_target(self._store, request.device)])
+                return await self._repeat(request, request_id, caller, until, sight)
+            target = find_target(self._store, request.device)
+            sight.may_attach(domain.vm, target)
+            self._operations.check_free([target])
             planned = plan_attach(self._store, request)
         except HostdevError as error:
             if validate_only and error.reason in PRECONDITIONS:  # which device is meant is not even known
@@ -159,12 +178,18 @@ class Engine:
         record = RequestRecord(request_id, caller, fingerprint(request), assignment.name, time)
         self._requests.put(record)
         operation = self._operations.begin(assignment, planned.plan)
-        work = self._attaching.run(operation, planned, assignment, record)
+        work = self._attaching.run(operation, planned, assignment, record, entry)
         self._operations.start(operation, work, "attach")
         return await self._await(operation, until)
 
-    async def _repeat(self, request: AttachRequest, request_id: str, caller: str, until: float) -> Outcome:
+    async def _repeat(
+        self, request: AttachRequest, request_id: str, caller: str, until: float, sight: Sight
+    ) -> Outcome:
         record = self._requests.repeated(request_id, caller, fingerprint(request))
+        known = self._store.assignments.get(record.assignment)
+        if known is not None:  # what was allowed then may not be now
+            sight.find_assignment(known.name)
+            sight.may_change(Permission.ASSIGNMENTS_ATTACH, known)
         operation = self._operations.get(record.assignment)
         # What else is done with the assignment by now, its detach say, is none of this request's.
         if operation is not None and operation.intent.pending_request == request_id:
@@ -179,23 +204,38 @@ class Engine:
 
     # --- detach --------------------------------------------------------------------------------------
 
-    async def detach(self, request: DetachRequest, *, caller: str, validate_only: bool, wait_s: float) -> Outcome:
-        """Take a device with what came with it from a VM. Raises `HostdevError`."""
-        until = _until(wait_s)
+    async def detach(  # noqa: PLR0913  what the API tells, each once
+        self,
+        request: DetachRequest,
+        *,
+        caller: str,
+        validate_only: bool,
+        wait_s: float,
+        sight: Sight | None = None,
+        entry: Entry | None = None,
+    ) -> Outcome:
+        """Take a device with what came with it from a VM. Raises `HostdevError`; `sight`, `entry` as for `attach`."""
+        until, sight = _until(wait_s), sight or Sight(self._store, ALL)
+        entry = entry or self._entry("Detach", caller, request.vm, request.device, request.assignment)
         if request.assignment:
             self.require_records()
-        outcome = await self._detached_already(request, validate_only, until)
+            sight.may_change(Permission.ASSIGNMENTS_DETACH, sight.find_assignment(request.assignment))
+        outcome = await self._detached_already(request, validate_only, until, sight)
         if outcome is not None:
             return outcome
         self.accepting(dry_run=validate_only)
         await self.fresh()
         await self._compare_before(request)
         # Somebody else may have begun, or ended it, while the host was read.
-        outcome = await self._detached_already(request, validate_only, until)
+        outcome = await self._detached_already(request, validate_only, until, sight)
         if outcome is not None:
             return outcome
+        if not request.assignment:
+            sight.find_vm(request.vm)
+            sight.check_device(request.device)
         try:
             holding = find_holding(self._store, request)
+            sight.may_detach(holding)
         except HostdevError as error:
             if validate_only and error.reason in PRECONDITIONS:
                 return Outcome(Plan(blockers=error.reasons))
@@ -211,26 +251,30 @@ class Engine:
             return Outcome(plan, holding.assignment)  # by name, and not held there: as it was asked
         assignment = self._detaching.intend(holding, caller)
         operation = self._operations.begin(assignment, plan)
-        work = self._detaching.run(operation, assignment)
+        work = self._detaching.run(operation, assignment, entry)
         self._operations.start(operation, work, "detach")
         return await self._await(operation, until)
 
-    async def _detached_already(self, request: DetachRequest, validate_only: bool, until: float) -> Outcome | None:  # noqa: FBT001
+    async def _detached_already(
+        self,
+        request: DetachRequest,
+        validate_only: bool,  # noqa: FBT001
+        until: float,
+        sight: Sight,
+    ) -> Outcome | None:
         """The outcome of a detach that is under way or done; None when there is something to do."""
-        joined = self._running_detach(request)
+        joined = self._running_detach(request, sight)
         if joined is not None and not validate_only:
             joined.nudge.push()
             return await self._await(joined, until)
         if not request.assignment:
             return None
-        known = self._store.assignments.get(request.assignment)
-        if known is None:
-            raise failures.no_assignment(request.assignment)
+        known = sight.find_assignment(request.assignment)
         if known.state.closed:
             return Outcome(Plan(), None if validate_only else known)
         return None
 
-    def _running_detach(self, request: DetachRequest) -> Operation | None:
+    def _running_detach(self, request: DetachRequest, sight: Sight) -> Operation | None:
         for operation in self._operations:
             intent = operation.intent
             if intent.state is not AssignmentState.DETACHING:
@@ -241,6 +285,9 @@ class Engine:
                 and any(request.device in {device.name, device.uid} for device in intent.devices)
             ):
                 continue
+            if not sight.assignment(intent):
+                continue  # looked for like any other, and not found
+            sight.may_change(Permission.ASSIGNMENTS_DETACH, intent)
             live = intent.live and request.scope is not Scope.CONFIG
             config = intent.config and request.scope is not Scope.LIVE
             if (live and not intent.pending_live) or (config and not intent.pending_config):
@@ -258,21 +305,27 @@ class Engine:
 
     # --- assignments ---------------------------------------------------------------------------------
 
-    async def forget(self, name: str) -> Assignment:
-        """Remove the record of an assignment that holds nothing any more."""
+    async def forget(self, name: str, sight: Sight | None = None, entry: Entry | None = None) -> Assignment:
+        """Remove the record of an assignment that holds nothing any more; `sight`, `entry` as for `attach`."""
         self.require_records()
-        assignment = self._store.assignments.get(name)
-        if assignment is None:
-            raise failures.no_assignment(name)
+        sight = sight or Sight(self._store, ALL)
+        assignment = sight.find_assignment(name)
+        sight.may_change(Permission.ASSIGNMENTS_FORGET, assignment)
         if not assignment.state.closed:
             raise failures.in_use(assignment)
-        await self._journal.forget(name)
+        entry = entry or self._entry("ForgetAssignment", "", assignment=name)
+        await self._journal.forget(assignment, entry.asked)
+        entry.accepted = True
         self._operations.forget(name)
         with self._store.change(ChangeSource.OPERATION):
             self._store.remove_assignment(name)
         return assignment
 
     # --- common --------------------------------------------------------------------------------------
+
+    def _entry(self, method: str, caller: str, vm: str = "", device: str = "", assignment: str = "") -> Entry:
+        """What the audit log has of a caller that is known by nothing but a name."""
+        return Entry(Asked(self._clock.now(), method, caller, vm=vm, device=device, assignment=assignment))
 
     def accepting(self, *, dry_run: bool) -> None:
         """`SHUTTING_DOWN`, `STATE_STORE_UNAVAILABLE` or `LIBVIRT_DISCONNECTED` when nothing can be begun."""

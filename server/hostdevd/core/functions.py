@@ -13,6 +13,8 @@ from contextlib import suppress
 import structlog
 
 from hostdevd.core import preflight
+from hostdevd.core.audit import Entry
+from hostdevd.core.audit_log import AuditLog
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.failures import device_in_work
@@ -44,25 +46,28 @@ _FAULTS = {
 class VirtualFunctions:
     """`SetVirtualFunctions` on one host."""
 
-    def __init__(self, store: Store, sync: Sync, works: HostWorks[None], host: HostPort, looks: Looks) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  the parts, each once
+        self, store: Store, sync: Sync, works: HostWorks[None], host: HostPort, looks: Looks, audit: AuditLog
+    ) -> None:
+        self._audit = audit
         self._store = store
         self._sync = sync
         self._works = works
         self._host = host
         self._looks = looks
 
-    async def set(self, device: str, count: int, until: float | None) -> DeviceView:
+    async def set(self, device: str, count: int, until: float | None, entry: Entry) -> DeviceView:
         """Have `count` of them, and libvirt list them; the physical function then. `until` is the loop's time."""
         pf = find_target(self._store, device)
         request = self._store.identities.uid(pf.name), count
         work = self._works.running(request)
         if work is None:
             self._works.check_free((pf, *functions_of(self._store, pf)))
-            work = self._works.begin(CALL, request, pf, self._change(pf, count))
+            work = self._works.begin(CALL, request, pf, self._change(pf, count, entry))
         await self._works.result(work, until)
         return await before(until, self._listed(pf.name, count), device_in_work(CALL, pf.name))
 
-    async def _change(self, pf: NodeDevice, count: int) -> None:
+    async def _change(self, pf: NodeDevice, count: int, entry: Entry) -> None:
         try:
             facts, counts = await self._counts(pf)
         except FunctionsError as error:
@@ -71,6 +76,10 @@ class VirtualFunctions:
             raise invalid_field("count", f"must be at most {counts.total}, as many as {pf.name} can have")
         if count == counts.now:
             return
+        async with self._audit.work(entry, pf.name):
+            await self._set(pf, facts, count, was=counts.now)
+
+    async def _set(self, pf: NodeDevice, facts: PciFacts, count: int, *, was: int) -> None:
         await self._looks.fresh()
         pf = find_device(self._store, pf.name)
         await self._looks.compare((pf, *functions_of(self._store, pf)))
@@ -80,7 +89,7 @@ class VirtualFunctions:
             await self._host.set_functions(facts.address, count)
         except FunctionsError as error:
             raise await self._failed(pf, facts, count, error) from error
-        log.info("virtual functions were set", device=pf.name, before=counts.now, now=count)
+        log.info("virtual functions were set", device=pf.name, before=was, now=count)
 
     async def _counts(self, pf: NodeDevice) -> tuple[PciFacts, FunctionCounts]:
         facts = pf.facts

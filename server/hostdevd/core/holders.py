@@ -107,6 +107,7 @@ class Labels:
     uid: str
     group: str | None
     assignment: str | None
+    traits: tuple[tuple[str, str], ...] = ()
 
 
 def holders_of(
@@ -137,6 +138,7 @@ def holders_of(
             managed=entry.managed,
             assignment=labels.assignment,
             since=known.since if known else now,
+            traits=labels.traits,
         )
 
 

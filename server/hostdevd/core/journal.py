@@ -12,13 +12,15 @@ import asyncio
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from hostdevd.core.assignments import Assignment, Failure
+from hostdevd.core.audit import Asked, Ended, Noted, Outcome
+from hostdevd.core.audit_file import end_row, trim, write_accepted, write_ended, write_noted
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
 from hostdevd.core.past import Lives, Past, Written
@@ -126,8 +128,17 @@ class Journal:
             self._db = None
         self._thread.shutdown()
 
-    async def save(self, *assignments: Assignment, request: RequestRecord | None = None) -> None:
-        """Write assignments, and with them the request that is behind them, in one transaction."""
+    async def save(
+        self,
+        *assignments: Assignment,
+        request: RequestRecord | None = None,
+        accepted: Asked | None = None,
+        ended: Ended | None = None,
+    ) -> None:
+        """Write assignments, and with them the request that is behind them, in one transaction.
+
+        In the same one the audit log gets who asked for work on the first of them (`accepted`), or how that ended.
+        """
 
         def write(db: sqlite3.Connection) -> None:
             for assignment in assignments:
@@ -157,6 +168,10 @@ class Journal:
                         request.time,
                     ),
                 )
+            if accepted is not None:
+                write_accepted(db, accepted, assignments[0])
+            if ended is not None:
+                write_ended(db, assignments[0].name, ended)
 
         await self._write(write)
 
@@ -191,14 +206,31 @@ class Journal:
 
         return await self._write(read)
 
-    async def forget(self, assignment: str) -> None:
-        """Remove an assignment with its steps; its request id stays known."""
+    async def forget(self, assignment: Assignment, asked: Asked) -> None:
+        """Remove an assignment with its steps, as somebody asked; its request id stays known."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM assignment WHERE name = ?", (assignment,))
-            db.execute("DELETE FROM step WHERE assignment = ?", (assignment,))
+            end_row(db, write_accepted(db, asked, assignment), Ended(Outcome.DONE, asked.time))
+            db.execute("DELETE FROM assignment WHERE name = ?", (assignment.name,))
+            db.execute("DELETE FROM step WHERE assignment = ?", (assignment.name,))
 
         await self._write(write)
+
+    async def accept(self, asked: Asked) -> int:
+        """Write to the audit log that something is begun that has no assignment; returns the row's number."""
+        return await self._write(lambda db: write_accepted(db, asked))
+
+    async def end(self, begun: int, ended: Ended) -> None:
+        """Write how that ended."""
+        await self._write(lambda db: end_row(db, begun, ended))
+
+    async def note(self, rows: Sequence[Noted]) -> None:
+        """Write rows to the audit log of what began nothing."""
+        await self._write(lambda db: write_noted(db, rows))
+
+    async def trim_audit(self, before: float, keep: int, portion: int) -> int:
+        """Remove the oldest rows of the audit log, up to so many; returns how many."""
+        return await self._write(lambda db: trim(db, before, keep, portion))
 
     async def purge(self, *, assignments_before: float, requests_before: float) -> tuple[str, ...]:
         """Remove old closed assignments and request ids without one; returns the assignments' names."""

@@ -12,6 +12,8 @@ import structlog
 
 from hostdevd.core import preflight
 from hostdevd.core.addresses import MdevUuid
+from hostdevd.core.audit import Entry
+from hostdevd.core.audit_log import AuditLog
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.failures import device_in_work, libvirt_refused
 from hostdevd.core.hostwork import HostWorks, Looks, before
@@ -63,7 +65,9 @@ class MediatedDevices:
         hypervisor: HypervisorPort,
         clock: Clock,
         looks: Looks,
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
         self._store = store
         self._sync = sync
         self._works = works
@@ -73,7 +77,7 @@ class MediatedDevices:
 
     # --- create --------------------------------------------------------------------------------------
 
-    async def create(self, request: MdevRequest, until: float | None) -> DeviceView:
+    async def create(self, request: MdevRequest, until: float | None, entry: Entry) -> DeviceView:
         """Make one, or find that it is there as it was asked for; `until` is the loop's time."""
         parent = find_target(self._store, request.parent)
         spec = MdevSpec(
@@ -82,7 +86,7 @@ class MediatedDevices:
         work = self._works.running(spec)
         if work is None:
             self._works.check_free((parent,))
-            work = self._works.begin(CREATE, spec, parent, self._make(spec))
+            work = self._works.begin(CREATE, spec, parent, self._make(spec, entry))
         name = await self._works.result(work, until)
         view = self._store.device(name)
         if view is None:  # removed again since
@@ -91,21 +95,22 @@ class MediatedDevices:
             )
         return view
 
-    async def _make(self, spec: MdevSpec) -> str:
+    async def _make(self, spec: MdevSpec, entry: Entry) -> str:
         await self._looks.fresh()
         # Of what is left of a type libvirt tells no event.
         await self._sync.read_again((spec.parent,))
         parent = find_device(self._store, spec.parent)
         known = _type(parent, spec.type_id)
         existing = self._existing(spec)
-        if existing is None:
-            self._check_parent(parent, spec, known)
-        elif not spec.persistent and existing.path:
+        if existing is not None and not spec.persistent and existing.path:
             return existing.name
-        try:
-            name = await self._hypervisor.create_mdev(spec)
-        except HypervisorError as error:
-            raise libvirt_refused(f"making {spec.uuid} on {spec.parent}", spec.parent, error) from error
+        async with self._audit.work(entry, spec.parent):
+            if existing is None:
+                self._check_parent(find_device(self._store, spec.parent), spec, known)
+            try:
+                name = await self._hypervisor.create_mdev(spec)
+            except HypervisorError as error:
+                raise libvirt_refused(f"making {spec.uuid} on {spec.parent}", spec.parent, error) from error
         await self._sync.read_again((name, spec.parent))
         log.info("a mediated device was made", device=name, type=spec.type_id, persistent=spec.persistent)
         return name
@@ -138,7 +143,7 @@ class MediatedDevices:
 
     # --- delete --------------------------------------------------------------------------------------
 
-    async def delete(self, device: str, until: float | None) -> None:
+    async def delete(self, device: str, until: float | None, entry: Entry) -> None:
         """Remove one, its definition included; `until` is the loop's time."""
         node = find_target(self._store, device)
         if node.type != "mdev":
@@ -146,14 +151,19 @@ class MediatedDevices:
         work = self._works.running(node.name)
         if work is None:
             self._works.check_free((node,))
-            work = self._works.begin(DELETE, node.name, node, self._remove(node.name))
+            work = self._works.begin(DELETE, node.name, node, self._remove(node.name, entry))
         await self._works.result(work, until)
         await before(until, self._gone(node.name), device_in_work(DELETE, node.name))
 
-    async def _remove(self, name: str) -> str:
+    async def _remove(self, name: str, entry: Entry) -> str:
         await self._looks.fresh()
         node = find_device(self._store, name)
         await self._looks.compare((node,))
+        async with self._audit.work(entry, name):
+            await self._remove_unused(name)
+        return name
+
+    async def _remove_unused(self, name: str) -> None:
         for reason, vm in preflight.holdings(self._store, name):
             metadata = {"device": name, "vm_name": vm.name, "vm_uuid": vm.uuid}
             raise HostdevError("HELD_BY_OTHER_VM", reason.message, metadata=metadata, reasons=(reason,))
@@ -169,7 +179,6 @@ class MediatedDevices:
             raise libvirt_refused(f"removing {name}", name, error) from error
         else:
             log.info("a mediated device was removed", device=name)
-        return name
 
     async def _gone(self, name: str) -> None:
         while True:

@@ -41,6 +41,11 @@ class DeviceCondition:
 
 ASSIGNABLE = frozenset({"pci", "usb_device", "scsi", "mdev"})
 """The types of node devices that can be passed through."""
+DEVICE_TYPES = ASSIGNABLE | {
+    *("system", "usb_interface", "net", "scsi_host", "scsi_target", "scsi_generic", "storage", "drm", "vdpa", "other"),
+    *("ccw", "ccwgroup", "css", "ap_card", "ap_queue", "ap_matrix"),
+}
+"""All types: the names of the API's details."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +435,9 @@ class Holder:
     """A VM that holds a device, in its live XML, its configuration, or both.
 
     `key` is opaque, one per device and VM. `uid` is the device's identity ("" where the device is not on
-    the host now). `assignment` is the name of hostdevd's own record, None for another tool's work.
+    the host now). `assignment` is the name of hostdevd's own record, None for another tool's work. `traits` is what
+    rules say of the device besides its uid and driver, by which it is judged who may see this; empty while the device
+    is not on the host.
     """
 
     key: str
@@ -447,3 +454,4 @@ class Holder:
     managed: bool
     assignment: str | None
     since: datetime
+    traits: tuple[tuple[str, str], ...] = ()

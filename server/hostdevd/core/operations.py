@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from hostdevd.core.assignments import Assignment
+from hostdevd.core.audit import Ended, Entry
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import device_in_work, in_progress
 from hostdevd.core.graph import group_mates_of
@@ -71,7 +72,7 @@ class Operations:
         self._running: dict[str, Operation] = {}
         self._busy: dict[str, Operation] = {}
         self._reserved: dict[str, str] = {}
-        self._unwritten: dict[str, tuple[Assignment, RequestRecord | None]] = {}
+        self._unwritten: dict[str, tuple[Assignment, RequestRecord | None, Ended | None]] = {}
         self.ended = asyncio.Event()
         """Set whenever an operation ends; whoever waits clears it."""
 
@@ -181,24 +182,35 @@ class Operations:
         """The time for records."""
         return datetime.fromtimestamp(self._clock.now(), UTC)
 
-    async def intend(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
-        """Write what is about to be done; `STATE_STORE_UNAVAILABLE` when it cannot: then nothing is done."""
-        await self._journal.save(assignment, request=record)
+    async def intend(
+        self, assignment: Assignment, record: RequestRecord | None = None, entry: Entry | None = None
+    ) -> None:
+        """Write what is about to be done, and who asked for it (no `entry`: the service itself).
+
+        `STATE_STORE_UNAVAILABLE` when it cannot be written: then nothing is done.
+        """
+        asked = entry.asked if entry is not None and not entry.accepted else None
+        await self._journal.save(assignment, request=record, accepted=asked)
+        if entry is not None:
+            entry.accepted = True
 
     def publish(self, assignment: Assignment) -> None:
         """Show a state."""
         with self._store.change(ChangeSource.OPERATION):
             self._store.put_assignment(assignment)
 
-    async def save(self, assignment: Assignment, record: RequestRecord | None = None) -> None:
+    async def save(
+        self, assignment: Assignment, record: RequestRecord | None = None, ended: Ended | None = None
+    ) -> None:
         """Write a state that is true already: when the disk refuses, `save_again` goes on trying."""
-        if record is None and assignment.name in self._unwritten:
-            record = self._unwritten[assignment.name][1]
+        if assignment.name in self._unwritten:
+            _, unwritten, end = self._unwritten[assignment.name]
+            record, ended = record or unwritten, ended or end
         try:
-            await self._journal.save(assignment, request=record)
+            await self._journal.save(assignment, request=record, ended=ended)
         except HostdevError as error:
             log.warning("a state could not be written", assignment=assignment.name, error=error.message)
-            self._unwritten[assignment.name] = assignment, record
+            self._unwritten[assignment.name] = assignment, record, ended
         else:
             self._unwritten.pop(assignment.name, None)
 
@@ -221,7 +233,7 @@ class Operations:
         source: ChangeSource = ChangeSource.OPERATION,
     ) -> None:
         """Write the end state, then show it together with the holders: one batch per operation."""
-        await self.save(assignment, record)
+        await self.save(assignment, record, Ended.by(operation.error, self._clock.now()))
         await self._refresh_after(assignment)
         with self._store.change(source):
             self._store.put_assignment(assignment)

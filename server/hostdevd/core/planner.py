@@ -38,10 +38,13 @@ def find_vm(store: Store, vm: str) -> Domain:
     else:
         found = next((domain for domain in store.domains.values() if domain.vm.name == vm), None)
     if found is None:
-        raise HostdevError(
-            "VM_NOT_FOUND", f"there is no virtual machine {vm}", metadata={"vm": vm}, resource=("vm", vm)
-        )
+        raise no_vm(vm)
     return found
+
+
+def no_vm(vm: str) -> HostdevError:
+    """There is no machine of this name, or none that its caller may see."""
+    return HostdevError("VM_NOT_FOUND", f"there is no virtual machine {vm}", metadata={"vm": vm}, resource=("vm", vm))
 
 
 def find_device(store: Store, device: str) -> NodeDevice:
@@ -60,7 +63,12 @@ def find_device(store: Store, device: str) -> NodeDevice:
                 for name in candidates
             ),
         )
-    raise HostdevError(
+    raise no_device(device)
+
+
+def no_device(device: str) -> HostdevError:
+    """There is no device of this name, or none that its caller may see."""
+    return HostdevError(
         "DEVICE_NOT_FOUND",
         f"there is no device {device}",
         metadata={"device": device},

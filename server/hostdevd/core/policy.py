@@ -18,11 +18,11 @@ A device that fits any deny rule is denied, whatever allows it. Parsing raises `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hostdevd.core.matching import Values, address_of, class_of, id_of, read_address, read_class, read_id
-from hostdevd.core.model import ASSIGNABLE, NodeDevice
+from hostdevd.core.model import ASSIGNABLE
+from hostdevd.core.selectors import MATCHERS, Matchers, Traits, fits, read_matchers, read_text
 
 NAME_CHARACTERS = 100
 COMMENT_CHARACTERS = 500
@@ -30,27 +30,9 @@ COMMENT_CHARACTERS = 500
 MOST_RULES = 500
 """Every device is compared with every rule; the values of one rule cost nothing, so long lists belong there."""
 
-Traits = Mapping[str, str]
-"""What rules look at of one device: a text by the key of the matcher, empty where it has none."""
-
 
 class PolicyError(Exception):
     """A policy that makes no sense, in one line that names the rule and the key."""
-
-
-def traits(device: NodeDevice, uid: str, driver: str | None) -> Traits:
-    """A device as rules look at it.
-
-    `driver` is the host's own: while hostdevd has the device bound to vfio-pci, the one that it took it from.
-    """
-    return {
-        "type": device.type,
-        "class": class_of(device),
-        "id": id_of(device),
-        "address": address_of(device),
-        "uid": uid,
-        "driver": driver or "",
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +40,12 @@ class Rule:
     """One rule: `matchers` is the values by key."""
 
     name: str
-    matchers: tuple[tuple[str, Values], ...]
+    matchers: Matchers
     comment: str = ""
 
     def fits(self, device: Traits) -> bool:
         """Values of one matcher are ORed, matchers ANDed."""
-        for key, values in self.matchers:  # noqa: SIM110  it runs for all devices and rules: no generator
-            if not values.fit(device[key]):
-                return False
-        return True
+        return fits(self.matchers, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +68,7 @@ NO_POLICY = Policy()
 """Without a policy file: nothing is accepted, nothing denied."""
 
 
-def _read_type(text: str) -> str:
-    if text not in ASSIGNABLE:
-        raise ValueError(f"must be one of {', '.join(sorted(ASSIGNABLE))}: nothing else is ever assigned")
-    return text
-
-
-def _read_exact(text: str) -> str:
-    if not text or text != text.strip() or not text.isprintable() or "*" in text:
-        raise ValueError("must be the exact text, without * or spaces around it")
-    return text
-
-
-# How a written value is brought into normal form; ValueError says what would be right.
-_MATCHERS: Mapping[str, Callable[[str], str]] = {
-    "type": _read_type,
-    "class": read_class,
-    "id": read_id,
-    "address": read_address,
-    "uid": _read_exact,
-    "driver": _read_exact,
-}
-_KEYS = ("name", "comment", *_MATCHERS)
+_KEYS = ("name", "comment", *MATCHERS)
 
 
 def parse_policy(document: Mapping[str, object]) -> Policy:
@@ -147,9 +105,10 @@ def _rule(kind: str, number: int, table: Mapping[str, object]) -> Rule:
     for key in table:
         if key not in _KEYS:
             raise PolicyError(f"{where}: unknown key {key!r}; known are {', '.join(_KEYS)}")
-    matchers = tuple((key, Values.of(_values(f"{where}: {key}", key, table[key]))) for key in _MATCHERS if key in table)
-    if not matchers:
-        raise PolicyError(f"{where}: has no matcher; it needs one or more of {', '.join(_MATCHERS)}")
+    try:
+        matchers = read_matchers(table, ASSIGNABLE)
+    except ValueError as error:
+        raise PolicyError(f"{where}: {error}") from None
     return Rule(name, matchers, _text(f"{where}: comment", table.get("comment", ""), COMMENT_CHARACTERS))
 
 
@@ -158,24 +117,7 @@ def _called(kind: str, name: str) -> str:
 
 
 def _text(where: str, given: object, most: int) -> str:
-    """Text for people: line breaks and runs of spaces become one space."""
-    if not isinstance(given, str):
-        raise PolicyError(f"{where}: must be text")
-    text = " ".join(given.split())
-    if not text.isprintable() or len(text) > most:
-        raise PolicyError(f"{where}: must be printable, and no longer than {most} characters")
-    return text
-
-
-def _values(where: str, key: str, given: object) -> Iterator[str]:
-    values = given if isinstance(given, list) else [given]
-    if not values:
-        raise PolicyError(f"{where}: an empty list fits nothing; leave the key out")
-    for value in values:
-        if not isinstance(value, str):
-            raise PolicyError(f"{where}: must be text, or a list of texts")
-        try:
-            yield _MATCHERS[key](value)
-        except ValueError as error:
-            shown = repr(value if len(value) <= NAME_CHARACTERS else f"{value[:NAME_CHARACTERS]}...")
-            raise PolicyError(f"{where}: {shown} {error}") from None
+    try:
+        return read_text(given, most)
+    except ValueError as error:
+        raise PolicyError(f"{where}: {error}") from None

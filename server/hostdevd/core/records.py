@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -58,7 +59,12 @@ def assignment_from_json(text: str) -> Assignment:
 def _device(data: dict[str, Any]) -> AssignedDevice:
     moving = data.get("moving")
     former = FormerPlace(**moving) if moving else None
-    return AssignedDevice(**{**data, "role": HolderRole(data["role"]), "moving": former})
+    traits = _traits(data.get("traits", ()))
+    return AssignedDevice(**{**data, "role": HolderRole(data["role"]), "moving": former, "traits": traits})
+
+
+def _traits(data: Iterable[Iterable[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, text) for key, text in data)
 
 
 def failure_from_json(text: str) -> Failure:
@@ -140,6 +146,7 @@ def _holder(data: dict[str, Any]) -> Holder:
             "via": HolderVia(data["via"]),
             "role": HolderRole(data["role"]),
             "since": _time(data["since"]),
+            "traits": _traits(data.get("traits", ())),
         }
     )
 

@@ -58,6 +58,7 @@ class Holding:
                     type=store.graph.nodes[holder.device].type if holder.device in store.graph else "other",
                     driver_known=False,
                     by_libvirt=holder.managed,
+                    traits=holder.traits,
                 )
                 for holder in self.holders
             ),

@@ -42,6 +42,7 @@ from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.pools import PoolUses, is_given, pool_uses
 from hostdevd.core.ports import DriverState
 from hostdevd.core.profiles import Profile
+from hostdevd.core.selectors import lasting_traits
 from hostdevd.core.tally import Tally
 from hostdevd.core.views import DeviceView, GroupView, group_view
 
@@ -534,6 +535,7 @@ class Store:
             uid=self._identities.get(held.device) or "",
             group=self._group_uid_of(node) if node is not None else None,
             assignment=assignment,
+            traits=lasting_traits(node) if node is not None else (),
         )
 
     def _group_uid_of(self, node: NodeDevice) -> str | None:
@@ -650,6 +652,7 @@ class Store:
             uid=self._identities.uid(node.name),
             children=self.graph.children(node.name),
             driver=state.driver if state.present else node.driver,
+            host_driver=around.drivers.get(node.name),
             group=self._group_uid_of(node),
             eligibility=Eligibility(
                 eligible=not reasons, available=not reasons and not self._is_taken(node), reasons=reasons

@@ -9,11 +9,15 @@ from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import endpoints
 from hostdevd.core.groups import MemberRole, UidOf, group_uid, member_role
 from hostdevd.core.model import Eligibility, Holder, HostUse, NodeDevice
+from hostdevd.core.selectors import Traits, traits
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """A device as it is listed; `revision` is the one at which anything of it last changed."""
+    """A device as it is listed; `revision` is the one at which anything of it last changed.
+
+    `host_driver` is the driver that rules judge it by: `driver`, or while it is away from the host the one of before.
+    """
 
     node: NodeDevice
     uid: str
@@ -23,12 +27,18 @@ class DeviceView:
     eligibility: Eligibility
     host_uses: tuple[HostUse, ...]
     holders: tuple[Holder, ...]
+    host_driver: str | None = None
     revision: int = field(compare=False, default=0)
 
     @property
     def name(self) -> str:
         """The libvirt name."""
         return self.node.name
+
+    @property
+    def traits(self) -> Traits:
+        """What rules look at."""
+        return traits(self.node, self.uid, self.host_driver)
 
 
 @dataclass(frozen=True, slots=True)

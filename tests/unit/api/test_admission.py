@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -18,10 +20,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
+from hostdevd.api.access import Access
 from hostdevd.api.admission import WORK
 from hostdevd.api.callers import Callers
 from hostdevd.api.context import caller_of
 from hostdevd.api.errors import DETAILS_TRAILER
+from hostdevd.api.gate import Gate
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
 from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller, Proof
@@ -81,7 +85,9 @@ async def served(directory: Path, limits: Limits, *addresses: str) -> AsyncItera
     doors = Doors(tuple(parse_address(text) for text in addresses), parse_address(f"unix:{directory}/ro"))
     service, told = Service(), list[str]()
     async with listening(doors, limits) as listeners:
-        server = grpc.aio.server(interceptors=(ErrorSeam(), listeners.admission))
+        audit: Any = SimpleNamespace(note=lambda *_: None)
+        gate = Gate(Access(cast("Any", None), None, caller_of), audit, time.time)
+        server = grpc.aio.server(interceptors=(ErrorSeam(), listeners.admission, gate))
         server.add_generic_rpc_handlers((service.handlers(),))
         listeners.serve(server)
         await server.start()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hostdev.v1 import device_pb2, service_pb2
+from hostdevd.api.access import Access
 from hostdevd.api.context import Context
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.service import HostDeviceService
 from hostdevd.api.watch import Hub
+from hostdevd.core.caller import LOOPBACK, Caller
+from hostdevd.core.roles import Roles
 from unit.core.rig import Machine, Shape, machine, until
 
 
@@ -18,7 +22,9 @@ async def no_checks() -> Any:
     return ()
 
 
-def context_of(m: Machine, hub: Hub) -> Context:
+def context_of(
+    m: Machine, hub: Hub, roles: Roles | None = None, identify: Callable[[Any], Caller] = lambda _: LOOPBACK
+) -> Context:
     core = m.core
     return Context(
         store=core.store,
@@ -28,6 +34,9 @@ def context_of(m: Machine, hub: Hub) -> Context:
         pages=Pages(m.clock.monotonic),
         renderer=Renderer(core.store, lambda: "host"),
         hub=hub,
+        access=Access(core.store, roles, identify),
+        audit=core.audit,
+        now=m.clock.now,
         checks=no_checks,
     )
 

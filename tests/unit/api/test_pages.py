@@ -29,6 +29,7 @@ class Lister:
             lambda: revision,
             self._select,
             lambda name: entry(device_pb2.Device(name=name).SerializeToString()),
+            view="",
         )
 
     def _select(self) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,13 +60,13 @@ async def test_a_late_write_does_not_bring_back_what_was_replaced(
         first = await on.attach(Shape("nic_single", "spare"))
         second = await on.attach(Shape("dual_0", "spare"))
         operations, good = on.core.engine._operations, on.core.journal.save
-        operations._unwritten = {first.name: (first, None), second.name: (second, None)}
+        operations._unwritten = {first.name: (first, None, None), second.name: (second, None, None)}
 
-        async def save(*assignments: Assignment, request: RequestRecord | None = None) -> None:
+        async def save(*assignments: Assignment, **more: Any) -> None:
             if assignments == (first,):
                 monkeypatch.setattr(on.core.journal, "save", good)
                 await on.detach(second.name)
-            await good(*assignments, request=request)
+            await good(*assignments, **more)
 
         monkeypatch.setattr(on.core.journal, "save", save)
         await operations.save_again()
@@ -83,6 +84,7 @@ async def test_a_failure_that_could_not_be_written_is_written_with_the_next_stat
         on.core.engine._operations._unwritten[held.name] = (
             held,
             RequestRecord("other", record.caller, record.fingerprint, held.name, record.time),
+            None,
         )
         await on.detach(held.name)
     async with machine(tmp_path, kept=True) as on:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition, AssignmentState, Failure
+from hostdevd.core.audit import Asked
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
 from hostdevd.core.journal import REVISION_BLOCK, Journal, RequestRecord
@@ -75,7 +76,7 @@ async def test_a_journal_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert again.requests == (REQUEST,)
     assert again.identities == (Identity("dev-0", ("strong", "weak")),)
     assert again.revision > REVISION_BLOCK
-    await journal.forget("one")
+    await journal.forget(ONE, Asked(1.0, "ForgetAssignment", "uid:0"))
     journal = await reopened(journal, tmp_path)
     last = await journal.open()
     assert last.assignments == ()

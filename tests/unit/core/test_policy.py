@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.matching import Values
 from hostdevd.core.model import NodeDevice, PciFacts
-from hostdevd.core.policy import MOST_RULES, Policy, PolicyError, Rule, parse_policy, traits
+from hostdevd.core.policy import MOST_RULES, Policy, PolicyError, Rule, parse_policy
+from hostdevd.core.selectors import traits
 from unit.core.made import lun, mdev, pci, usb
 
 NIC = pci("05:01.0")

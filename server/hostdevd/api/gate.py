@@ -1,0 +1,175 @@
+"""The one seam where calls are let in, and where the audit log hears of those that ask for a change."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+
+from hostdevd.api.access import ENTRY, Access
+from hostdevd.api.interceptors import abort
+from hostdevd.api.log_context import CHANGES
+from hostdevd.api.permissions import METHODS, Row
+from hostdevd.core.audit import Asked, Entry, Outcome
+from hostdevd.core.audit_log import AuditLog
+from hostdevd.core.caller import Caller
+from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.ports import HypervisorGone
+from hostdevd.core.redaction import error_for
+
+Rpc = grpc.aio.ServicerContext[Any, Any]
+
+_OWN = frozenset({"vm", "device", "assignment", "request_id"})
+"""What has a column of its own in the audit log."""
+_SHOWN_BYTES = 4096
+"""The arguments of a larger request are not told: nothing sensible has them."""
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Next to the handlers: every call of every service passes it, streams too."""
+
+    def __init__(self, access: Access, audit: AuditLog, now: Callable[[], float]) -> None:
+        self._access = access
+        self._audit = audit
+        self._now = now
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # there is no such method
+            return None
+        method = handler_call_details.method
+        make, behaviour = _kind_of(handler)
+        # A handler that yields its answers is not awaited.
+        is_generator = inspect.isasyncgenfunction(behaviour)
+        guarded = self._stream(behaviour, method) if is_generator else self._request(behaviour, method)
+        decode = handler.request_deserializer
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            guarded,
+            request_deserializer=decode if handler.request_streaming else _tolerant(decode),
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _request(self, behaviour: Any, method: str) -> Any:
+        row = METHODS.get(method)
+        if row is not None and row.changes:
+            return self._audited(behaviour, method, row)
+
+        async def guarded(request: Any, rpc: Rpc) -> Any:
+            try:
+                self._let_in(rpc, row)
+                return await behaviour(_decoded(request), rpc)
+            except HostdevError as error:
+                raise self._told(rpc, error) from None
+
+        return guarded
+
+    def _stream(self, behaviour: Any, method: str) -> Any:
+        row = METHODS.get(method)
+
+        async def guarded(request: Any, rpc: Rpc) -> AsyncIterator[Any]:
+            try:
+                self._let_in(rpc, row)
+                given = _decoded(request)
+            except HostdevError as error:  # the error seam leaves such streams alone
+                await abort(rpc, self._told(rpc, error))
+            async for response in behaviour(given, rpc):
+                yield response
+
+        return guarded
+
+    def _audited(self, behaviour: Any, method: str, row: Row) -> Any:
+        name = method.rpartition("/")[2]
+
+        async def guarded(request: Any, rpc: Rpc) -> Any:
+            entry = Entry(_asked(request, name, self._access.caller(rpc), self._now()))
+            ENTRY.set(entry)
+            try:
+                self._let_in(rpc, row)
+                response = await behaviour(_decoded(request), rpc)
+            except HostdevError as error:
+                self._note(entry, Outcome.REFUSED, error)
+                raise self._told(rpc, error) from None
+            except Exception as error:
+                reason = "LIBVIRT_DISCONNECTED" if isinstance(error, HypervisorGone) else "UNEXPECTED"
+                self._note(entry, Outcome.REFUSED, HostdevError(reason, "see the log"))
+                raise
+            self._note(entry, Outcome.DRY_RUN if entry.asked.dry_run else Outcome.UNCHANGED)
+            return response
+
+        return guarded
+
+    def _note(self, entry: Entry, outcome: Outcome, error: HostdevError | None = None) -> None:
+        if not entry.accepted:  # else its end is written with the last state of what was begun
+            self._audit.note(entry.asked, outcome, error)
+
+    def _let_in(self, rpc: Rpc, row: Row | None) -> None:
+        if row is None:  # forgotten in the table: closed
+            raise HostdevError("NOT_ALLOWED", "nobody may call this method")
+        if row.permission is not None:
+            self._access.require(self._access.caller(rpc), row.permission)
+
+    def _told(self, rpc: Rpc, error: HostdevError) -> HostdevError:
+        return error_for(self._access.sight(rpc), error)
+
+
+def _kind_of(handler: Any) -> tuple[Any, Any]:
+    """How a handler of its kind is made, and what it does."""
+    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        behaviour = getattr(handler, kind)
+        if behaviour is not None:
+            return getattr(grpc, f"{kind}_rpc_method_handler"), behaviour
+    raise AssertionError
+
+
+_UNDECODABLE = object()
+"""What stands for a request that is no message of its method: it is refused, after it was asked who sends it."""
+
+
+def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """What the library would answer by itself, in its own words, is left to the gate."""
+    if decode is None:
+        return None
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _UNDECODABLE
+
+    return tolerant
+
+
+def _decoded(request: Any) -> Any:
+    if request is _UNDECODABLE:
+        raise invalid_field("request", "is not a message of this method")
+    return request
+
+
+def _asked(request: Any, method: str, caller: Caller, now: float) -> Asked:
+    """What a request asks for, by the names that the log has for it too; the rest of it as JSON."""
+    if request is _UNDECODABLE:
+        return Asked.by(caller, method, now)
+    fields = {field: called for field, called in CHANGES[method].items() if called in _OWN}
+    said = {called: getattr(request, field) for field, called in fields.items()}
+    size = request.ByteSize()
+    if size > _SHOWN_BYTES:
+        arguments = f"{size} bytes"
+    else:
+        rest = MessageToDict(request, preserving_proto_field_name=True)
+        for key in ("host", "validate_only", *fields):
+            rest.pop(key, None)
+        arguments = json.dumps(rest, separators=(",", ":")) if rest else ""
+    dry_run = bool(getattr(request, "validate_only", False))
+    return Asked.by(caller, method, now, dry_run=dry_run, **said, arguments=arguments)

@@ -1,0 +1,183 @@
+"""Writes what begins nothing to the audit log behind the answers, and keeps the log within its bounds.
+
+A refusal costs its caller nothing to provoke, so it costs no disk write of its own: rows are written in batches, and
+each caller has only so many. What is left out is counted, and the count is a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import structlog
+
+from hostdevd.core.audit import Asked, Ended, Entry, Noted, Outcome
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.journal import Journal
+from hostdevd.core.ports import Clock
+
+log = structlog.get_logger()
+
+PAUSE_S = 0.5
+"""Between two batches, so between two disk writes."""
+RETRY_S = 5.0
+BURST, RATE = 200.0, 10.0
+"""Rows of one caller at once, and per second in the long run."""
+ALL_BURST, ALL_RATE = 2000.0, 100.0
+"""The same of all callers together."""
+MOST_CALLERS = 1024
+TRIM_S = 10.0
+TRIM_ROWS = 2000
+"""Of one transaction; more than can be added in between."""
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long rows are kept, and how many."""
+
+    days: int = 400
+    rows: int = 100_000
+
+
+class _Bucket:
+    """So many at once, so many per second."""
+
+    __slots__ = ("_burst", "_left", "_rate", "_then")
+
+    def __init__(self, burst: float, rate: float, now: float) -> None:
+        self._burst, self._rate, self._left, self._then = burst, rate, burst, now
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class AuditLog:
+    """Follows one journal; `start` once, `close` last, before the journal's."""
+
+    def __init__(self, journal: Journal, clock: Clock, retention: Retention | None = None) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._retention = retention or Retention()
+        self._waiting: list[Noted] = []
+        self._dropped: Counter[str] = Counter()
+        self._due = asyncio.Event()
+        self._callers: OrderedDict[str, _Bucket] = OrderedDict()
+        self._all: _Bucket | None = None
+        self._writing = asyncio.Lock()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def start(self) -> None:
+        """Begin to write and to trim."""
+        self._tasks = (
+            asyncio.create_task(self._run(), name="audit"),
+            asyncio.create_task(self._trim(), name="audit-trim"),
+        )
+
+    async def close(self) -> None:
+        """Write what is left to write."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._journal.is_open:
+                await self._write()
+        except HostdevError as error:
+            log.warning("the audit log could not be written", rows=len(self._waiting), error=error.message)
+
+    def note(self, asked: Asked, outcome: Outcome, error: HostdevError | None = None) -> None:
+        """Have a row written soon for a request that began nothing."""
+        if not self._has_room(asked.caller):
+            self._dropped[asked.caller if asked.caller in self._callers else ""] += 1
+        else:
+            now = self._clock.now()
+            ended = Ended.by(error, now, outcome) if error is not None else Ended(outcome, now)
+            self._waiting.append(Noted(asked, ended))
+        self._due.set()
+
+    @asynccontextmanager
+    async def work(self, entry: Entry, device: str) -> AsyncIterator[None]:
+        """Around work on the host's devices that has no assignment: its row before, how it ended after.
+
+        `STATE_STORE_UNAVAILABLE` when the row cannot be written: then nothing is done. `device` as libvirt calls it.
+        """
+        begun = await self._journal.accept(replace(entry.asked, device=device))
+        entry.accepted = True
+        try:
+            yield
+        except HostdevError as error:
+            await self._end(begun, error)
+            raise
+        except Exception:
+            await self._end(begun, HostdevError("UNEXPECTED", "see the log"))
+            raise
+        await self._end(begun, None)
+
+    async def _end(self, begun: int, error: HostdevError | None) -> None:
+        try:
+            await self._journal.end(begun, Ended.by(error, self._clock.now()))
+        except HostdevError as fault:
+            log.warning("an outcome could not be written to the audit log", row=begun, error=fault.message)
+
+    def _has_room(self, caller: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._all is None:
+            self._all = _Bucket(ALL_BURST, ALL_RATE, now)
+        bucket = self._callers.pop(caller, None) or _Bucket(BURST, RATE, now)
+        self._callers[caller] = bucket
+        if len(self._callers) > MOST_CALLERS:
+            self._callers.popitem(last=False)
+        # While nothing can be written, rows wait: as many as come at once at the most.
+        return bucket.take(now) and len(self._waiting) < ALL_BURST and self._all.take(now)
+
+    async def _run(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                await self._write()
+            except HostdevError as error:
+                log.warning("the audit log could not be written; trying again", error=error.message)
+                await self._clock.sleep(RETRY_S)
+                self._due.set()
+            except Exception:
+                log.exception("the audit log could not be written; trying again")
+                await self._clock.sleep(RETRY_S)
+                self._due.set()
+            else:
+                await self._clock.sleep(PAUSE_S)
+
+    async def _write(self) -> None:
+        async with self._writing:
+            await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        rows, dropped = len(self._waiting), dict(self._dropped)
+        now = self._clock.now()
+        counts = (
+            Noted(Asked(now, "", caller), Ended(Outcome.DROPPED, now, message=f"{count} rows were left out"), count)
+            for caller, count in dropped.items()
+        )
+        batch = (*self._waiting, *counts)
+        if not batch:
+            return
+        await self._journal.note(batch)
+        del self._waiting[:rows]
+        self._dropped -= Counter(dropped)
+
+    async def _trim(self) -> None:
+        while True:
+            await self._clock.sleep(TRIM_S)
+            if not self._journal.is_open:
+                continue
+            before = self._clock.now() - self._retention.days * DAY_S
+            with suppress(HostdevError):  # the next one will do
+                await self._journal.trim_audit(before, self._retention.rows, TRIM_ROWS)
