@@ -30,7 +30,7 @@ from hostdevd.core.engine import Engine
 from hostdevd.core.identity import Identities
 from hostdevd.core.journal import Journal
 from hostdevd.core.model import Check, CheckCode, CheckStatus
-from hostdevd.core.observing import NOBODY, Observer
+from hostdevd.core.observing import NOBODY, Observer, Several
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
 from hostdevd.core.profiles import PROFILES
@@ -51,6 +51,7 @@ from hostdevd.ops.clock import SystemClock
 from hostdevd.ops.collector import collect_after
 from hostdevd.ops.logs import set_format, set_level
 from hostdevd.ops.notify import Notifier, keep_told
+from hostdevd.ops.operation_log import OperationLog
 from hostdevd.ops.telemetry import Telemetry, TelemetryError
 from hostdevd.policy_file import POLICY_FILE, into
 from hostdevd.reconfigure import Apply, Reconfigure
@@ -256,8 +257,8 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             policy=policy,
             delays=delays,
             claim=claim,
-            observer=telemetry.observer,
             retention=Retention(config.audit_keep_days, config.audit_keep_rows),
+            observer=Several((OperationLog(), telemetry.observer)),
         ) as core,
     ):
         hub = Hub(core.store, core.sync, max_watchers=limits.watchers_total, observer=telemetry.watches)

@@ -82,9 +82,10 @@ def test_nobody_there_is_one_line_that_names_the_address(tmp_path: Path, how: st
 
 def test_what_makes_no_sense_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "hostdevd.toml"
-    file.write_text('listen = ["127.0.0.1:0"]\n')
-    done = check("--config", str(file))
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "--address" in done.stderr
+    for nowhere in ("127.0.0.1:0", "[::]:50051"):
+        file.write_text(f'listen = ["{nowhere}"]\n')
+        done = check("--config", str(file))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "--address" in done.stderr
     assert check("--address", "nonsense").returncode == 1
     assert check("--timeout", "0").returncode == 2

@@ -21,12 +21,12 @@ from hostdevd.ops.logs import FORMATS, LEVELS, MOST_CHARACTERS, Lines, clean, co
 HOSTILE = 'a\n<0>{"level": "critical"}\r\x1b]0;title\x07\x1b[31m\x9b1m\x7f\u202e\u2028\udc80\0'
 
 
-SECRET = "hunter-2"  # noqa: S105  what must not be seen
+HIDDEN = "hunter-2"
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
     """The error with a traceback, in whose frame there is something to hide."""
-    hidden = SECRET
+    hidden = HIDDEN
     try:
         raise error from cause  # noqa: TRY301  in this very frame
     except Exception as same:  # noqa: BLE001  whatever it was given
@@ -102,7 +102,7 @@ def test_an_exception_is_structured_and_shows_no_values(begin: Callable[..., Any
     (line,) = lines(stream)
     assert [one["exc_type"] for one in line["exception"]] == ["RuntimeError", "KeyError"]
     assert line["exception"][0]["frames"][-1]["filename"] == __file__
-    assert SECRET not in stream.getvalue()
+    assert HIDDEN not in stream.getvalue()
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -111,7 +111,7 @@ def test_a_terminal_has_the_exceptions_text_without_values(begin: Callable[..., 
     log = begin(terminal, form)
     log.error("failed", exc_info=raised(RuntimeError("outer")))
     assert "RuntimeError" in terminal.getvalue()
-    assert SECRET not in terminal.getvalue()
+    assert HIDDEN not in terminal.getvalue()
 
 
 def test_people_are_on_a_terminal_and_programs_elsewhere(begin: Callable[..., Any]) -> None:

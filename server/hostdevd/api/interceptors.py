@@ -89,24 +89,21 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
                     with self._running(limit):
                         return await behaviour(request, context)
             except HostdevError as error:
-                if changes_something(method, request):
-                    log.info("refused", reason=error.reason, message=error.message)
-                await abort(context, error)
+                await _refuse(error, method, request, context)
             except grpc.aio.AbortError:
                 raise
             except grpc.aio.InternalError:
                 # A write or read of the library's that failed: the client went in the middle of it.
                 raise asyncio.CancelledError from None
             except HypervisorGone:
-                await abort(
-                    context, HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
-                )
+                away = HostdevError("LIBVIRT_DISCONNECTED", "libvirt is not connected", retry_after_s=2.0)
+                await _refuse(away, method, request, context)
             except HypervisorError as error:
                 log.warning("libvirt failed a call", code=error.code, text=error.text)
                 await abort(context, _unexpected(error))
             except Exception as error:  # noqa: BLE001  the last line of defence
                 if isinstance(error, TimeoutError) and limit.expired():
-                    await abort(context, shutting_down())
+                    await _refuse(shutting_down(), method, request, context)
                 await abort(context, _unexpected(error))
 
         return guarded
@@ -120,6 +117,15 @@ def _unexpected(error: Exception) -> HostdevError:
         f"unexpected error; the log has it under the id {incident}",
         metadata={"incident": incident},
     )
+
+
+async def _refuse(
+    error: HostdevError, method: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+) -> NoReturn:
+    """Answer with an error of the domain's, which the log has too where something was to be changed."""
+    if changes_something(method, request):
+        log.info("refused", reason=error.reason, message=error.message)
+    await abort(context, error)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> NoReturn:

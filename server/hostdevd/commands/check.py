@@ -9,6 +9,7 @@ from hostdevd.commands import Commands, add_config, complain
 from hostdevd.config import ConfigError, load, named_file
 
 TIMEOUT_S = 3.0
+_ANYWHERE = ("0.0.0.0:", "[::]:")
 
 
 def add(commands: Commands) -> None:
@@ -68,6 +69,6 @@ def _configured_address(file: str | None) -> str:
     """Where a service with this configuration listens; a socket before a port, which may want a certificate."""
     listen = load({}, os.environ, named_file(file)).listen
     address = next((one for one in listen if one.startswith("unix:")), listen[0]).removeprefix("tls:")
-    if address.endswith(":0"):
-        raise ConfigError(f"listen {address}: the service picks the port; give it with --address")
+    if address.endswith(":0") or address.startswith(_ANYWHERE):
+        raise ConfigError(f"listen {address}: is nothing to connect to; say with --address where the service is")
     return address
