@@ -42,7 +42,6 @@ METHODS: Mapping[str, Row] = {
     "/hostdev.v1.HostDeviceAdminService/DeleteMediatedDevice": Row(_P.MDEVS_DELETE, changes=True),
     # A load balancer that asks whether the service is well has no identity, and learns nothing else.
     "/grpc.health.v1.Health/Check": Row(None),
-    "/grpc.health.v1.Health/List": Row(None),
     "/grpc.health.v1.Health/Watch": Row(None),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Row(_P.SCHEMA_READ),
 }

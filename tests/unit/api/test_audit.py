@@ -85,7 +85,7 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
         ):
             with refused(reason):
                 await service.stub(caller).Attach(request)
-        with refused("NOT_SERVED"):
+        with refused("INVALID_FIELD"):  # it has none
             two = service_pb2.SetVirtualFunctionsRequest(device=nic, count=2)
             await service.admin("root").SetVirtualFunctions(two)
         rows = await service.rows()
@@ -98,7 +98,7 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
             ("uid:1", "REFUSED", "INVALID_FIELD", False),
             ("uid:1", "REFUSED", "DEVICE_NOT_FOUND", False),
             ("uid:0", "REFUSED", "HELD_BY_OTHER_VM", False),
-            ("uid:0", "REFUSED", "NOT_SERVED", False),
+            ("uid:0", "REFUSED", "INVALID_FIELD", False),
         ]
         assert rows[5]["devices"] == [{"name": "nothing\x1b[2J", "uid": ""}]
         assert "keeper" in rows[7]["message"]  # the log is for who may see all

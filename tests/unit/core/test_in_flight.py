@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.drives import free_drive
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.journal import REVISION_BLOCK, Journal, RequestRecord
+from hostdevd.core.journal import REVISION_BLOCK, Journal
 from hostdevd.core.model import Domain, DomainDef, GuestHardware, ScsiController
 from unit.core.made import HARDWARE, domain
 from unit.core.rig import Shape, machine, until
@@ -91,9 +92,9 @@ async def test_an_intent_that_is_not_written_in_time_is_told_as_such_and_goes_on
     async with machine(tmp_path) as on:
         good = on.core.journal.save
 
-        async def save(*assignments: Assignment, request: RequestRecord | None = None) -> None:
+        async def save(*assignments: Assignment, **written_too: Any) -> None:
             await asyncio.sleep(1.0)
-            await good(*assignments, request=request)
+            await good(*assignments, **written_too)
 
         monkeypatch.setattr(on.core.journal, "save", save)
         with pytest.raises(HostdevError) as late:
