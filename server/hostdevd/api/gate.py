@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.json_format import MessageToDict
+from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from hostdevd.api.access import ENTRY, Access
@@ -164,12 +165,17 @@ def _asked(request: Any, method: str, caller: Caller, now: float) -> Asked:
     fields = {field: called for field, called in CHANGES[method].items() if called in _OWN}
     said = {called: getattr(request, field) for field, called in fields.items()}
     size = request.ByteSize()
-    if size > _SHOWN_BYTES:
-        arguments = f"{size} bytes"
-    else:
-        rest = MessageToDict(request, preserving_proto_field_name=True)
-        for key in ("host", "validate_only", *fields):
-            rest.pop(key, None)
-        arguments = json.dumps(rest, separators=(",", ":")) if rest else ""
+    arguments = f"{size} bytes" if size > _SHOWN_BYTES else _rest(request, ("host", "validate_only", *fields))
     dry_run = bool(getattr(request, "validate_only", False))
     return Asked.by(caller, method, now, dry_run=dry_run, **said, arguments=arguments)
+
+
+def _rest(request: Any, but: Iterable[str]) -> str:
+    """What else a request says, as JSON; a duration beyond a well-known type's bounds has no such form."""
+    try:
+        rest = MessageToDict(request, preserving_proto_field_name=True)
+    except (SerializeToJsonError, ValueError):  # it is refused by its field
+        return text_format.MessageToString(request, as_one_line=True)
+    for key in but:
+        rest.pop(key, None)
+    return json.dumps(rest, separators=(",", ":")) if rest else ""
