@@ -31,6 +31,8 @@ REPOSITORY = PROGRAM.parents[1]
 SOCKET_IN_LAB = "/run/hostdevd/hostdevd.sock"
 _STATE_MIB = 512
 _BOOT_ATTEMPTS = 8
+_SLOWNESS = {"fast": 1.0, "systemd": 2.0}
+"""How many times as long as the fast one a profile may take to boot: polkit alone is asked a thousand times."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -132,7 +134,7 @@ def booted(options: Options) -> Iterator[Machine]:
             machine = Machine(process, Remote(boot.agent_port, token), boot.console_log)
             stack.callback(machine.kill)
             try:
-                _await_ready(machine, options.boot_timeout_s, work)
+                _await_ready(machine, options.boot_timeout_s * _SLOWNESS[options.profile], work)
                 break
             except BootError as error:
                 machine.kill()
