@@ -75,7 +75,7 @@ def test_operations_are_counted_by_outcome_and_timed_by_phase(scrape: Scrape) ->
 
 
 def test_what_there_is_is_told(scrape: Scrape) -> None:
-    assert scrape.value("hostdevd_devices") == 135
+    assert scrape.value("hostdevd_devices") == 132  # the interfaces of three functions went with their drivers
     assert scrape.value("hostdevd_devices", type="pci", state="taken") >= 3
     assert scrape.value("hostdevd_ineligible_devices", type="pci", reason="HOST_IN_USE") == 7
     assert scrape.value("hostdevd_groups") > scrape.value("hostdevd_groups", state="eligible") > 0
