@@ -81,7 +81,9 @@ def test_a_client_that_comes_beyond_the_bound_is_closed(
 def test_others_run_between_two_metrics(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     Gauge("other", "Another value.", registry=registry)
     done: list[str] = []
-    monkeypatch.setattr(scrape.time, "sleep", lambda seconds: done.append(f"let others run for {seconds} s"))
+    monkeypatch.setattr(
+        "hostdevd.ops.scrape.time.sleep", lambda seconds: done.append(f"let others run for {seconds} s")
+    )
     for metric in scrape.Polite(registry).collect():
         done += [metric.name]
     assert done == ["some", "let others run for 0 s", "other", "let others run for 0 s"]
