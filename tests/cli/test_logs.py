@@ -84,7 +84,7 @@ def test_all_lines_of_an_attach_and_its_detach_are_found_by_its_id(tmp_path: Pat
             assert (line["assignment"], line["request_id"], line["vm"]) == (asked, asked, "alpha")
             assert line["method"] == "Attach"
             assert line["caller"]
-        assert lines[-1]["state"] == "ATTACHED"
+        assert next(line for line in lines if line["event"] == "operation ends")["state"] == "ATTACHED"
         # Its steps, and nothing of its own without the id.
         others = [line for line in service.lines() if line not in lines]
         assert not [line for line in others if "step" in line or "operation" in line]
@@ -111,7 +111,8 @@ def test_an_attach_that_fails_says_where_and_why_under_its_id(tmp_path: Path) ->
         assert (failed["level"], failed["step"]) == ("warning", "ATTACH_CONFIG")
         assert failed["why"]
         assert any(line["event"] == "attach failed, undoing it" for line in lines)
-        assert (lines[-1]["state"], lines[-1]["reason"]) == ("FAILED", "ATTACH_FAILED")
+        (end,) = (line for line in lines if line["event"] == "operation ends")
+        assert (end["state"], end["reason"]) == ("FAILED", "ATTACH_FAILED")
         refused = next(line for line in service.lines() if line["event"] == "refused")
         assert (refused["request_id"], refused["reason"]) == (asked, "ATTACH_FAILED")
 
