@@ -85,7 +85,7 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
         ):
             with refused(reason):
                 await service.stub(caller).Attach(request)
-        with refused("INVALID_FIELD"):  # it has none
+        with refused("INVALID_FIELD"):  # it has no SR-IOV
             two = service_pb2.SetVirtualFunctionsRequest(device=nic, count=2)
             await service.admin("root").SetVirtualFunctions(two)
         rows = await service.rows()
@@ -106,6 +106,59 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
         # What only reads is not in it.
         await service.stub("alice").ListDevices(service_pb2.ListDevicesRequest())
         assert len(await service.rows()) == len(rows)
+
+
+async def test_what_changes_the_host_has_its_rows_too(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m, served(m, tmp_path) as service:
+        pf, made = m.name("nvme_sriov"), "00000000-0000-4000-8000-00000000cafe"
+        create = service_pb2.CreateMediatedDeviceRequest(parent="pci_0000_12_00_0", type_id="nvidia-222", uuid=made)
+        admin = service.admin("root")
+        for count in (4, 4):
+            await admin.SetVirtualFunctions(service_pb2.SetVirtualFunctionsRequest(device=pf, count=count))
+        mdev = (await admin.CreateMediatedDevice(create)).device.name
+        await admin.DeleteMediatedDevice(service_pb2.DeleteMediatedDeviceRequest(device=mdev))
+        await m.attach(Shape("pci_0000_0b_00_1"))
+        with refused("VFS_IN_USE"):
+            await admin.SetVirtualFunctions(service_pb2.SetVirtualFunctionsRequest(device=pf, count=0))
+        rows = [row for row in await service.rows() if row["method"] != "Attach"]
+        assert sorted((row["method"], row["outcome"], row["reason"]) for row in rows) == sorted(
+            [
+                ("SetVirtualFunctions", "ACCEPTED", ""),
+                ("SetVirtualFunctions", "DONE", ""),
+                ("SetVirtualFunctions", "UNCHANGED", ""),
+                ("CreateMediatedDevice", "ACCEPTED", ""),
+                ("CreateMediatedDevice", "DONE", ""),
+                ("DeleteMediatedDevice", "ACCEPTED", ""),
+                ("DeleteMediatedDevice", "DONE", ""),
+                ("SetVirtualFunctions", "ACCEPTED", ""),
+                ("SetVirtualFunctions", "FAILED", "VFS_IN_USE"),
+            ]
+        )
+        assert {row["caller"] for row in rows} == {"uid:0"}
+        with refused("NOT_ALLOWED"):
+            await service.admin("alice").CreateMediatedDevice(create)
+
+
+async def test_who_is_narrowed_to_machines_does_not_change_the_host(tmp_path: Path) -> None:
+    rules = """
+    [[rule]]
+    name = "a"
+    role = "admin"
+    identities = "user:alice"
+    vms = "alpha"
+    [[rule]]
+    name = "b"
+    role = "admin"
+    identities = "user:bob"
+    devices = {class = "02"}
+    """
+    async with machine(tmp_path) as m, served(m, tmp_path, rules) as service:
+        request = service_pb2.SetVirtualFunctionsRequest(device=m.name("nvme_sriov"), count=0)
+        with refused("NOT_ALLOWED") as told:
+            await service.admin("alice").SetVirtualFunctions(request)
+        assert told.metadata == {"permission": "functions.set", "on": m.name("nvme_sriov")}
+        with refused("DEVICE_NOT_FOUND"):
+            await service.admin("bob").SetVirtualFunctions(request)
 
 
 async def test_who_joins_or_repeats_is_in_it(tmp_path: Path) -> None:
