@@ -27,7 +27,15 @@ def environment(tools: Path, work: Path) -> dict[str, str]:
 
 
 def test_the_role_is_what_ansibles_linter_likes(tools: Path, tmp_path: Path) -> None:
-    lint = ["ansible-lint", "--offline", "--strict", "--profile", "production", "--project-dir", ANSIBLE]
+    lint: list[str | Path] = [
+        "ansible-lint",
+        "--offline",
+        "--strict",
+        "--profile",
+        "production",
+        "--project-dir",
+        ANSIBLE,
+    ]
     done = subprocess.run(
         [*lint, "hostdevd.yml", "roles/hostdevd"],
         cwd=ANSIBLE,

@@ -20,7 +20,13 @@ VERSIONS = ("1.28", "1.37")
 
 def faults(tools: Path, manifest: Path, kubernetes: str) -> str:
     """What the validator says, strictly: also about keys that are unknown; empty when nothing."""
-    command = [tools / "bin/kubernetes-validate", "--strict", "--kubernetes-version", kubernetes, manifest]
+    command: list[str | Path] = [
+        tools / "bin/kubernetes-validate",
+        "--strict",
+        "--kubernetes-version",
+        kubernetes,
+        manifest,
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode else ""
 

@@ -26,7 +26,17 @@ def programs(tmp_path: Path, wheels: list[Path]) -> Path:
     }
     client, server = wheels
     lock = ROOT / "requirements.lock"
-    install = ["uv", "tool", "install", "--quiet", "--no-config", "--find-links", client.parent, "--constraints", lock]
+    install: list[str | Path] = [
+        "uv",
+        "tool",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--find-links",
+        client.parent,
+        "--constraints",
+        lock,
+    ]
     subprocess.run(
         [*install, "--with-executables-from", "hostdevd-client", server], check=True, env=environment, cwd=tmp_path
     )
@@ -69,7 +79,17 @@ def test_the_client_alone_is_typed_and_needs_no_server(tmp_path: Path, wheels: l
     python = tmp_path / "environment/bin/python"
     subprocess.run(["uv", "venv", "--quiet", "--python", "/usr/bin/python3", tmp_path / "environment"], check=True)
     # The oldest of what it says it works with.
-    install = ["uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct", "--python", python]
+    install: list[str | Path] = [
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--resolution",
+        "lowest-direct",
+        "--python",
+        python,
+    ]
     subprocess.run([*install, client], check=True)
     program = tmp_path / "program.py"
     program.write_text(
@@ -81,7 +101,14 @@ def test_the_client_alone_is_typed_and_needs_no_server(tmp_path: Path, wheels: l
     )
     done = subprocess.run([python, "-I", program], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "unix:/nowhere x\n"
-    checked = ["mypy", "--strict", "--config-file=", f"--python-executable={python}", "--cache-dir", tmp_path / "mypy"]
+    checked: list[str | Path] = [
+        "mypy",
+        "--strict",
+        "--config-file=",
+        f"--python-executable={python}",
+        "--cache-dir",
+        tmp_path / "mypy",
+    ]
     subprocess.run([*checked, program], check=True, cwd=tmp_path)
 
 
