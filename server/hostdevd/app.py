@@ -215,12 +215,12 @@ async def serve(config: Config, announce: Callable[[str], None], read: Callable[
     notifier = Notifier(os.environ)
     reload = Reload(notifier.reloading, notifier.reloaded)
     loop.add_signal_handler(signal.SIGHUP, reload.ask)
-    if os.geteuid() == 0 and config.simulate is None:
-        log.warning("running as root, which needs no more than a user of its own: see deploy/systemd")
     clock = SystemClock()
     doors = doors_of(config)
     with claimed(doors.all), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
+        if os.geteuid() == 0 and config.simulate is None:
+            log.warning("running as root, which needs no more than a user of its own: see deploy/systemd")
         await serve_ports(
             ports, clock, config, doors, announce, stop.wait,
             reload=reload, read=read, claim=state.claim, notifier=notifier,
