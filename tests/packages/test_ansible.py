@@ -69,6 +69,8 @@ play --extra-vars '{{"hostdevd_config": {{"simulate": true, "log": {{"level": "d
 [ "$(systemctl show --value --property MainPID hostdevd.service)" != "$before" ]
 [ ! -e /etc/libvirt/hooks/qemu.d/hostdevd ]
 echo refused
+fails play --extra-vars '{{"hostdevd_policy": "[[deny]]\nname = \\"x\\"\ntype = \\"nonsense\\"\n"}}'
+grep usb_device /etc/hostdevd/policy.toml
 fails play --extra-vars '{{"hostdevd_config": {{"listen": "nonsense"}}}}'
 grep -q 'level = "debug"' /etc/hostdevd/hostdevd.toml
 hostdevd check
@@ -82,7 +84,7 @@ def test_the_role_installs_configures_and_changes_nothing_the_second_time(
     variables = {
         "hostdevd_package": f"/packages/{deb.name}",
         "hostdevd_config": {"simulate": True, "log": {"format": "json"}},
-        "hostdevd_policy": '[[deny]]\nname = "no sticks"\ntype = "usb"\n',
+        "hostdevd_policy": '[[deny]]\nname = "no sticks"\ntype = "usb_device"\n',
         "hostdevd_operators": ["bin"],
     }
     with clean_root(base_of_a_host(), tmp_path / "clean", mounts) as root:

@@ -29,8 +29,8 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
         ]
         done = subprocess.run(["buildah", *store, *arguments], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        out: str = done.stdout
-        return out
+        printed: str = done.stdout
+        return printed
 
     yield run
     run("rm", "--all")
