@@ -19,14 +19,7 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
     """buildah with a store of its own."""
 
     def run(*arguments: str | Path) -> str:
-        store: list[str | Path] = [
-            "--root",
-            tmp_path / "images",
-            "--runroot",
-            tmp_path / "run",
-            "--storage-driver",
-            "vfs",
-        ]
+        store = ["--root", f"{tmp_path}/images", "--runroot", f"{tmp_path}/run", "--storage-driver", "vfs"]
         done = subprocess.run(["buildah", *store, *arguments], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed: str = done.stdout
