@@ -23,8 +23,9 @@ find . -name direct_url.json -delete -o -name uv_cache.json -delete -o -name REQ
 find . -name RECORD -exec sed -i '/direct_url.json\|uv_cache.json\|REQUESTED\|\.\.\/bin\//d' {} +
 # Some come as programs, which nobody calls.
 find lib -type f -exec chmod a-x {} +
-# Compiled here, valid whatever the time of the sources: nobody but root may write there later.
-bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash -s "$PWD" -p /usr/lib/hostdevd lib
+# Compiled here, else root's first run would leave files that no package knows. They are valid whatever the time of the
+# sources. -I: PYTHONPYCACHEPREFIX would put them elsewhere.
+bin/python -I -m compileall -q -j 0 --invalidation-mode unchecked-hash -s "$PWD" -p /usr/lib/hostdevd lib
 cd "$OLDPWD"
 
 install -d "$stage/usr/bin"
