@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from packages.building import OLDER, build, cache, version
+from packages.building import build, build_all, cache
 
 
 @pytest.fixture(scope="session")
@@ -21,20 +21,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`new`, the Debian package; `old`, the same as an older version; `image`, the container's.
-
-    They are built side by side. A directory in HOSTDEVD_PACKAGES keeps them: for whoever changes a test, not a package.
-    """
+    """The packages, see `build_all`: from the directory HOSTDEVD_PACKAGES, where they are kept, else built here."""
     kept = os.environ.get("HOSTDEVD_PACKAGES")
-    output = Path(kept) if kept else tmp_path_factory.mktemp("packages")
-    wanted = {"old": f"hostdevd_{OLDER}-*.deb", "image": f"hostdevd-{version()}.oci.tar"}
-    wanted["new"] = f"hostdevd_{version()}-*.deb"
-    if not all(list(output.glob(pattern)) for pattern in wanted.values()):
-        with ThreadPoolExecutor() as builds:
-            old = builds.submit(build, output, "--version", OLDER, "deb")
-            build(output, "deb", "container")
-            old.result()
-    return {name: next(output.glob(pattern)) for name, pattern in wanted.items()}
+    return build_all(Path(kept) if kept else tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +37,14 @@ def tools() -> Path:
     """The programs of tools.lock, for this distribution's Python: a clean root can run them, too."""
     lock = Path(__file__).with_name("tools.lock")
     environment = cache() / f"tools-{hashlib.sha256(lock.read_bytes()).hexdigest()[:8]}"
-    if not (environment / "done").exists():
-        subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", "/usr/bin/python3", environment], check=True)
-        install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--require-hashes", "--no-config"]
-        subprocess.run([*install, "--python", environment / "bin/python", "-r", lock], check=True)
-        (environment / "done").touch()
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "tools.lock").open("w") as lock_of_ours:
+        fcntl.flock(lock_of_ours, fcntl.LOCK_EX)  # until it is closed: another process may want them, too
+        if not (environment / "done").exists():
+            subprocess.run(
+                ["uv", "venv", "--quiet", "--clear", "--python", "/usr/bin/python3", environment], check=True
+            )
+            install = ["uv", "pip", "install", "--quiet", "--compile-bytecode", "--require-hashes", "--no-config"]
+            subprocess.run([*install, "--python", environment / "bin/python", "-r", lock], check=True)
+            (environment / "done").touch()
     return environment
