@@ -28,6 +28,7 @@ from hostdevd.api.watch import Hub
 from hostdevd.core.caller import LOOPBACK
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import PciFacts
+from hostdevd.ops.logs import configure_logs
 from unit.core.made import domain, entry, pci, store
 
 VMS = 64
@@ -136,6 +137,7 @@ async def _heard(count: int, gap_s: float, work: Callable[[], object]) -> list[f
 
 async def main(address: str) -> None:
     """Serve at the address until standard input ends."""
+    configure_logs("warning", "json")  # standard output is for answers
     orders = Orders()
     context = Context(
         store=orders.store,
