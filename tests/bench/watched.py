@@ -154,13 +154,17 @@ async def main(address: str) -> None:
     )
     server = build_server(context, Health(SERVICES), ErrorSeam(), with_reflection=False)
     methods: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(orders.bare.watch)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", methods),))
+    bare = grpc.aio.server()  # of its own: nothing of ours stands before it
+    bare.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", methods),))
+    bare.add_insecure_port(f"{address}.bare")
+    await bare.start()
     server.add_insecure_port(address)
     await server.start()
     print(json.dumps({}), flush=True)  # noqa: T201  the answer to the start
     while line := await asyncio.to_thread(sys.stdin.readline):
         name, arguments = json.loads(line)
         print(json.dumps(await getattr(orders, name)(**arguments)), flush=True)  # noqa: T201  the protocol
+    await bare.stop(grace=None)
     await server.stop(grace=None)
 
 

@@ -49,8 +49,9 @@ class Size:
 class Server:
     """The other process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
         self._process = process
+        self.bare = f"{address}.bare"
 
     async def order(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Have something done; what came of it."""
@@ -67,7 +68,7 @@ class Server:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Server, list[grpc.aio.Channel]]]:
-    """A fresh server and channels to it."""
+    """A fresh server and channels to it; the bare one beside it is at `Server.bare`."""
     with tempfile.TemporaryDirectory() as directory:
         address = f"unix:{directory}/h.sock"
         process = await asyncio.create_subprocess_exec(
@@ -79,7 +80,7 @@ async def running() -> AsyncIterator[tuple[Server, list[grpc.aio.Channel]]]:
             limit=1 << 24,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
         )
-        server = Server(process)
+        server = Server(process, address)
         await server.answer()
         options = (("grpc.use_local_subchannel_pool", 1),)
         channels = [grpc.aio.insecure_channel(address, options) for _ in range(CHANNELS)]
@@ -259,7 +260,7 @@ async def delay(size: Size) -> dict[str, Any]:
             await caught_up(clients, told["revision"])
             heard = dict(enumerate(told["heard"], told["revision"] - size.events + 1))
             ours = [at - heard[revision] for client in clients for at, revision in client.batches]
-        bare = await bare_delay(server, channels, size, clients[0].last)
+        bare = await bare_delay(server, size, clients[0].last)
     return {
         f"event to each of {size.listeners} watchers, p50 ms": _percentile(ours, 50) * 1000,
         f"event to each of {size.listeners} watchers, p99 ms": _percentile(ours, 99) * 1000,
@@ -269,10 +270,12 @@ async def delay(size: Size) -> dict[str, Any]:
     }
 
 
-async def bare_delay(server: Server, channels: list[grpc.aio.Channel], size: Size, message: bytes) -> list[float]:
+async def bare_delay(server: Server, size: Size, message: bytes) -> list[float]:
     """The delays of `delay` where the server does nothing but write the same message."""
     parse = service_pb2.WatchHoldersResponse.FromString
     arrived: list[list[float]] = [[] for _ in range(size.listeners)]
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    channels = [grpc.aio.insecure_channel(server.bare, own) for _ in range(CHANNELS)]
 
     async def listen(number: int) -> None:
         call: Any = channels[number % len(channels)].unary_stream("/bare.Bare/Watch", response_deserializer=parse)
@@ -293,6 +296,8 @@ async def bare_delay(server: Server, channels: list[grpc.aio.Channel], size: Siz
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for channel in channels:
+            await channel.close()
     return [at - heard for one in arrived for at, heard in zip(one, told["heard"], strict=True)]
 
 

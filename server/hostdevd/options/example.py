@@ -55,6 +55,9 @@ def literal(value: Plain) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """A table for the documentation."""
     lines = ["| flag of `serve` | variable | key in the file | default | |", "|---|---|---|---|---|"]
+    lines.append(
+        "| `--config FILE` | `HOSTDEVD_CONFIG` | | `/etc/hostdevd/hostdevd.toml`, where it is | The file itself |"
+    )
     for row in rows:
         argument = "" if row.kind is SWITCH else row.metavar
         flag = f"{row.flag} {argument if row.kind.bare is None else f'[{argument}]'}".strip()
