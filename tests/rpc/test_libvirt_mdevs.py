@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from hostdevd.core.ports import HypervisorError, MdevSpec, NoSuchObject
+from hostdevd.virt.denials import Denials
 from hostdevd.virt.xml.mdev import build_mdev
 from rpc.conftest import Connect, Daemon, private_daemon
 
@@ -55,7 +56,7 @@ class Node:
 def node(libvirtd: str) -> Iterator[Node]:
     with private_daemon(libvirtd, prepare) as daemon:
         uri = f"nodedev+unix:///session?socket={daemon.socket}"
-        link = calls.Link.open(uri, calls.CallCounter())
+        link = calls.Link.open(uri, calls.CallCounter(), Denials())
         try:
             names = link.call(link.handle.listDevices, "pci", 0)
             if not names:
