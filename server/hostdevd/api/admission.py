@@ -16,6 +16,7 @@ import grpc.aio
 
 from hostdevd.api.callers import CALLER, Callers, connection_of
 from hostdevd.api.interceptors import abort
+from hostdevd.api.kinds import kind_of
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.limits import Counts, Work
 
@@ -68,7 +69,7 @@ class Admission(grpc.aio.ServerInterceptor):
         if handler is None:  # there is no such method
             return None
         method = handler_call_details.method
-        kind, behaviour = _kind_of(handler)
+        kind, behaviour = kind_of(handler)
         generates = inspect.isasyncgenfunction(behaviour)
         admitted = self._stream(behaviour, method) if generates else self._request(behaviour, method)
         wrapped: grpc.RpcMethodHandler[Any, Any] = kind(
@@ -108,12 +109,3 @@ class Admission(grpc.aio.ServerInterceptor):
             return self._counts.enter(work, caller.name)
         except HostdevError as error:
             await abort(rpc, error)
-
-
-def _kind_of(handler: Any) -> tuple[Any, Any]:
-    """How a handler of its kind is made, and what it does."""
-    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-        behaviour = getattr(handler, kind)
-        if behaviour is not None:
-            return getattr(grpc, f"{kind}_rpc_method_handler"), behaviour
-    raise AssertionError

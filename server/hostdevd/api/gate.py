@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from hostdevd.api.access import ENTRY, Access
 from hostdevd.api.interceptors import abort
+from hostdevd.api.kinds import kind_of
 from hostdevd.api.log_context import CHANGES
 from hostdevd.api.permissions import METHODS, Row
 from hostdevd.core.audit import Asked, Entry, Outcome
@@ -50,7 +51,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if handler is None:  # there is no such method
             return None
         method = handler_call_details.method
-        make, behaviour = _kind_of(handler)
+        make, behaviour = kind_of(handler)
         # A handler that yields its answers is not awaited.
         is_generator = inspect.isasyncgenfunction(behaviour)
         guarded = self._stream(behaviour, method) if is_generator else self._request(behaviour, method)
@@ -123,15 +124,6 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _told(self, rpc: Rpc, error: HostdevError) -> HostdevError:
         return error_for(self._access.sight(rpc), error)
-
-
-def _kind_of(handler: Any) -> tuple[Any, Any]:
-    """How a handler of its kind is made, and what it does."""
-    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-        behaviour = getattr(handler, kind)
-        if behaviour is not None:
-            return getattr(grpc, f"{kind}_rpc_method_handler"), behaviour
-    raise AssertionError
 
 
 _UNDECODABLE = object()

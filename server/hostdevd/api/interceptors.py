@@ -27,7 +27,7 @@ ABORT_LIMIT_S = 1.0
 
 
 class ErrorSeam(grpc.aio.ServerInterceptor):
-    """Outermost: nothing that a handler raises reaches the client as it is."""
+    """Nothing that a handler raises reaches the client as it is."""
 
     def __init__(self) -> None:
         self._closed = False

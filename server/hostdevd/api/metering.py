@@ -13,6 +13,7 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 from hostdevd.api.errors import DETAILS_TRAILER
+from hostdevd.api.kinds import kind_of
 from hostdevd.core.observing import Result, RpcObserver
 
 UNKNOWN = "unknown"
@@ -39,16 +40,13 @@ class Metering(grpc.aio.ServerInterceptor):
             with self._observed(UNKNOWN, {}, result, unary=False):
                 return None
         method = handler_call_details.method.removeprefix("/")
-        for kind, make in _MAKERS.items():
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                metered: grpc.RpcMethodHandler[Any, Any] = make(
-                    self._metered(behaviour, method, unary=kind == "unary_unary"),
-                    request_deserializer=handler.request_deserializer,
-                    response_serializer=handler.response_serializer,
-                )
-                return metered
-        return handler
+        make, behaviour = kind_of(handler)
+        metered: grpc.RpcMethodHandler[Any, Any] = make(
+            self._metered(behaviour, method, unary=handler.unary_unary is not None),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return metered
 
     def _metered(self, behaviour: Any, method: str, *, unary: bool) -> Any:
         async def awaited(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -84,14 +82,6 @@ class Metering(grpc.aio.ServerInterceptor):
             for observer in self._observers:
                 stack.enter_context(observer.rpc(method, metadata, result, unary=unary))
             yield
-
-
-_MAKERS: Mapping[str, Any] = {
-    "unary_unary": grpc.unary_unary_rpc_method_handler,
-    "unary_stream": grpc.unary_stream_rpc_method_handler,
-    "stream_unary": grpc.stream_unary_rpc_method_handler,
-    "stream_stream": grpc.stream_stream_rpc_method_handler,
-}
 
 
 def _told(context: grpc.aio.ServicerContext[Any, Any], otherwise: grpc.StatusCode) -> tuple[str, str]:
