@@ -174,20 +174,19 @@ class Store:
         """Why it is not known which devices VMs hold; empty where it is."""
         return self._domain_gaps
 
-    def driver(self, name: str) -> DriverState | None:
-        """What was read of a device's driver when its view was derived."""
-        return self._drivers.get(name)
+    def has_other_driver(self, name: str) -> bool:
+        """Whether a known PCI function has another driver now than when its view was derived."""
+        node = self.graph.get(name)
+        if node is None or not isinstance(node.facts, PciFacts):
+            return False
+        state = self._senses.driver(node.facts.address)
+        return state.present and state != self._drivers.get(name)
 
     def is_outdated(self, name: str) -> bool:
         """Whether the host tells another identity or driver of a known device now than when its view was derived."""
-        node = self.graph.get(name)
-        if node is None:
-            return False
-        if isinstance(node.facts, PciFacts):
-            state = self._senses.driver(node.facts.address)
-            if state.present and state != self._drivers.get(name):
-                return True
-        return self._identities.is_stale(self.graph, name, self._senses.identity)
+        return name in self.graph and (
+            self.has_other_driver(name) or self._identities.is_stale(self.graph, name, self._senses.identity)
+        )
 
     def bars(self, address: PciAddress) -> tuple[Bar, ...]:
         """The memory regions of a PCI function, read now."""

@@ -20,7 +20,7 @@ from hostdevd.core.announcements import Announcements
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
-from hostdevd.core.model import Domain, HypervisorInfo, NetFacts, Network, NodeDevice, PciFacts
+from hostdevd.core.model import Domain, HypervisorInfo, NetFacts, Network, NodeDevice
 from hostdevd.core.ports import (
     Clock,
     Connected,
@@ -459,18 +459,11 @@ class Sync:
         if ticket < self._uses_ticket:
             return
         self._uses_ticket = ticket
-        changed = await chosen(tuple(self._store.devices), self._has_other_driver)
+        changed = await chosen(tuple(self._store.devices), self._store.has_other_driver)
         with self._store.change(source):
             if ticket == self._uses_ticket:
                 self._store.put_uses(uses)
             self._store.look_again(changed)
-
-    def _has_other_driver(self, name: str) -> bool:
-        node = self._store.graph.get(name)
-        if node is None or not isinstance(node.facts, PciFacts):
-            return False
-        state = self._host.driver(node.facts.address)
-        return state.present and state != self._store.driver(name)
 
     async def _read_devices(
         self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT, heard_s: float | None = None
