@@ -6,21 +6,15 @@ the gate.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from hostdevd.api.callers import CALLER, Callers, connection_of
 from hostdevd.api.interceptors import abort
-from hostdevd.api.kinds import kind_of
+from hostdevd.api.wrapping import Handler, Rpc, Wrapping, yields
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.limits import Counts, Work
-
-Rpc = grpc.aio.ServicerContext[Any, Any]
 
 WORK: Mapping[str, Work | None] = {
     "/hostdev.v1.HostDeviceService/GetHost": Work.READS,
@@ -48,36 +42,21 @@ WORK: Mapping[str, Work | None] = {
 """What each method is, one row for everything that is served; a test holds that none is forgotten."""
 
 
-class Admission(grpc.aio.ServerInterceptor):
+class Admission(Wrapping):
     """Outside of everything but the counting of calls: what is logged and judged inside knows the caller.
 
     `begun` hears of each call, by the name of its connection.
     """
 
     def __init__(self, callers: Callers, counts: Counts, begun: Callable[[str], None]) -> None:
+        super().__init__()
         self._callers = callers
         self._counts = counts
         self._begun = begun
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:  # there is no such method
-            return None
-        method = handler_call_details.method
-        kind, behaviour = kind_of(handler)
-        generates = inspect.isasyncgenfunction(behaviour)
-        admitted = self._stream(behaviour, method) if generates else self._request(behaviour, method)
-        wrapped: grpc.RpcMethodHandler[Any, Any] = kind(
-            admitted,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:  # noqa: ARG002
+        """Let a call in, or refuse it."""
+        return self._stream(behaviour, method) if yields(behaviour) else self._request(behaviour, method)
 
     def _request(self, behaviour: Any, method: str) -> Any:
         work = WORK.get(method, Work.READS)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-import grpc
-import grpc.aio
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from hostdevd.api.access import ENTRY, Access
 from hostdevd.api.interceptors import abort
-from hostdevd.api.kinds import kind_of
 from hostdevd.api.log_context import CHANGES
 from hostdevd.api.permissions import METHODS, Row
+from hostdevd.api.wrapping import Handler, Rpc, Wrapping, yields
 from hostdevd.core.audit import Asked, Entry, Outcome
 from hostdevd.core.audit_log import AuditLog
 from hostdevd.core.caller import Caller
@@ -25,43 +22,29 @@ from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.ports import HypervisorGone
 from hostdevd.core.redaction import error_for
 
-Rpc = grpc.aio.ServicerContext[Any, Any]
-
 _OWN = frozenset({"vm", "device", "assignment", "request_id"})
 """What has a column of its own in the audit log."""
 _SHOWN_BYTES = 4096
 """The arguments of a larger request are not told: nothing sensible has them."""
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class Gate(Wrapping):
     """Next to the handlers: every call of every service passes it, streams too."""
 
     def __init__(self, access: Access, audit: AuditLog, now: Callable[[], float]) -> None:
+        super().__init__()
         self._access = access
         self._audit = audit
         self._now = now
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:  # there is no such method
-            return None
-        method = handler_call_details.method
-        make, behaviour = kind_of(handler)
-        # A handler that yields its answers is not awaited.
-        is_generator = inspect.isasyncgenfunction(behaviour)
-        guarded = self._stream(behaviour, method) if is_generator else self._request(behaviour, method)
-        decode = handler.request_deserializer
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            guarded,
-            request_deserializer=decode if handler.request_streaming else _tolerant(decode),
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:  # noqa: ARG002
+        """Let a call in by the permission that its method needs."""
+        return self._stream(behaviour, method) if yields(behaviour) else self._request(behaviour, method)
+
+    def decoder(self, handler: Handler) -> Callable[[bytes], Any] | None:
+        """What is no message of the method is passed on as such."""
+        decode = super().decoder(handler)
+        return decode if handler.request_streaming else _tolerant(decode)
 
     def _request(self, behaviour: Any, method: str) -> Any:
         row = METHODS.get(method)

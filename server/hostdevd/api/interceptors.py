@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import grpc
 import grpc.aio
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -16,6 +15,7 @@ from structlog.contextvars import bound_contextvars
 from hostdevd.api.errors import DETAILS_TRAILER, code_of, to_status
 from hostdevd.api.log_context import changes_something, log_context
 from hostdevd.api.wire import sent
+from hostdevd.api.wrapping import Handler, Rpc, Wrapping
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import shutting_down
 from hostdevd.core.ports import HypervisorError, HypervisorGone
@@ -26,10 +26,11 @@ log = structlog.get_logger()
 ABORT_LIMIT_S = 1.0
 
 
-class ErrorSeam(grpc.aio.ServerInterceptor):
+class ErrorSeam(Wrapping):
     """Nothing that a handler raises reaches the client as it is."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._closed = False
         self._calls: set[asyncio.Timeout] = set()
 
@@ -48,41 +49,26 @@ class ErrorSeam(grpc.aio.ServerInterceptor):
         finally:
             self._calls.discard(call)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        method = handler_call_details.method
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._guard(handler.unary_unary, method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=sent(handler.response_serializer),
-            )
-        if handler.unary_stream is not None and method.startswith("/hostdev."):
-            return grpc.unary_stream_rpc_method_handler(
-                self._guard(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=sent(handler.response_serializer),
-            )
-        return handler
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
+        """Guard what is ours, and whatever has one answer; streams of the library's end their own way."""
+        is_ours = handler.unary_unary is not None or method.startswith("/hostdev.")
+        return self._guard(behaviour, method) if is_ours else behaviour
+
+    def encoder(self, handler: Handler) -> Callable[[Any], bytes] | None:
+        """Handlers may make the bytes themselves."""
+        return sent(super().encoder(handler))
 
     def _guard(self, behaviour: Any, method: str) -> Any:
         guarded = self._guarded(behaviour, method)
 
-        async def within_log_context(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def within_log_context(request: Any, context: Rpc) -> Any:
             with bound_contextvars(**log_context(method, request, context)):
                 return await guarded(request, context)
 
         return within_log_context
 
     def _guarded(self, behaviour: Any, method: str) -> Any:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def guarded(request: Any, context: Rpc) -> Any:
             limit = asyncio.timeout(0 if self._closed else None)
             try:
                 async with limit:
@@ -119,16 +105,14 @@ def _unexpected(error: Exception) -> HostdevError:
     )
 
 
-async def _refuse(
-    error: HostdevError, method: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
-) -> NoReturn:
+async def _refuse(error: HostdevError, method: str, request: Any, context: Rpc) -> NoReturn:
     """Answer with an error of the domain's, which the log has too where something was to be changed."""
     if changes_something(method, request):
         log.info("refused", reason=error.reason, message=error.message)
     await abort(context, error)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HostdevError) -> NoReturn:
+async def abort(context: Rpc, error: HostdevError) -> NoReturn:
     """End a call with an error; a client that does not read is not waited for."""
     status = to_status(error)
     try:

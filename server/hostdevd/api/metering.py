@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +12,7 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 from hostdevd.api.errors import DETAILS_TRAILER
-from hostdevd.api.kinds import kind_of
+from hostdevd.api.wrapping import Handler, Rpc, Wrapping, yields
 from hostdevd.core.observing import Result, RpcObserver
 
 UNKNOWN = "unknown"
@@ -22,46 +21,35 @@ UNKNOWN = "unknown"
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-class Metering(grpc.aio.ServerInterceptor):
+class Metering(Wrapping):
     """Has each call observed; a call that was already answered is never changed by it."""
 
     def __init__(self, observers: Sequence[RpcObserver]) -> None:
+        super().__init__()
         self._observers = tuple(observers)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            result = Result(grpc.StatusCode.UNIMPLEMENTED.name)
-            with self._observed(UNKNOWN, {}, result, unary=False):
-                return None
-        method = handler_call_details.method.removeprefix("/")
-        make, behaviour = kind_of(handler)
-        metered: grpc.RpcMethodHandler[Any, Any] = make(
-            self._metered(behaviour, method, unary=handler.unary_unary is not None),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return metered
+    def not_served(self) -> None:
+        """Tell of a call that is for nobody."""
+        with self._observed(UNKNOWN, {}, Result(grpc.StatusCode.UNIMPLEMENTED.name), unary=False):
+            pass
 
-    def _metered(self, behaviour: Any, method: str, *, unary: bool) -> Any:
-        async def awaited(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with self._call(method, context, unary=unary):
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
+        """Tell of a call while it lasts."""
+        name, unary = method.removeprefix("/"), handler.unary_unary is not None
+
+        async def awaited(request: Any, context: Rpc) -> Any:
+            with self._call(name, context, unary=unary):
                 return await behaviour(request, context)
 
-        async def generated(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            with self._call(method, context, unary=unary):
+        async def generated(request: Any, context: Rpc) -> AsyncIterator[Any]:
+            with self._call(name, context, unary=unary):
                 async for response in behaviour(request, context):
                     yield response
 
-        return generated if inspect.isasyncgenfunction(behaviour) else awaited
+        return generated if yields(behaviour) else awaited
 
     @contextmanager
-    def _call(self, method: str, context: grpc.aio.ServicerContext[Any, Any], *, unary: bool) -> Iterator[None]:
+    def _call(self, method: str, context: Rpc, *, unary: bool) -> Iterator[None]:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         result = Result()
         with self._observed(method, metadata, result, unary=unary):
@@ -84,7 +72,7 @@ class Metering(grpc.aio.ServerInterceptor):
             yield
 
 
-def _told(context: grpc.aio.ServicerContext[Any, Any], otherwise: grpc.StatusCode) -> tuple[str, str]:
+def _told(context: Rpc, otherwise: grpc.StatusCode) -> tuple[str, str]:
     """The status code that the client gets, and the reason in its details."""
     code: Any = context.code()
     name = _CODES.get(code.value[0] if isinstance(code, grpc.StatusCode) else code, otherwise.name)

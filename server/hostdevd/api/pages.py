@@ -32,18 +32,24 @@ _TRIES = 3
 _TOKEN = struct.Struct("!8sQQ16s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Page:
-    """One page, ready to be sent: `body` is the items as field 1 of the list's response."""
+    """One page, ready to be sent: `body` is the items as field 1 of the list's response, later all of it."""
 
     body: bytes
     next_page_token: str
     revision: int
+    _is_whole: bool = False
 
     def response(self, kind: Callable[..., Message], resume_token: str) -> bytes:
-        """The whole response, serialized."""
-        rest = kind(next_page_token=self.next_page_token, revision=self.revision, resume_token=resume_token)
-        return self.body + rest.SerializeToString()
+        """The whole response, serialized: once, since to copy half a megabyte costs as much as all else of a call.
+
+        Of one page every caller gets the same: its revision and its view, which the token is made of, are the page's.
+        """
+        if not self._is_whole:
+            rest = kind(next_page_token=self.next_page_token, revision=self.revision, resume_token=resume_token)
+            self.body, self._is_whole = self.body + rest.SerializeToString(), True
+        return self.body
 
 
 @dataclass(slots=True)
@@ -82,7 +88,8 @@ class Pages:
         self._instance = secrets.token_bytes(8)
         self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
         """By revision and arguments; the first to expire comes first."""
-        self._made: OrderedDict[tuple[int, bytes, int, int], Page] = OrderedDict()
+        self._made: OrderedDict[tuple[int, bytes, int, int], tuple[Page, int]] = OrderedDict()
+        """Each with the bytes of its items, which is what counts as its size."""
         self._made_bytes = 0
         self._items = 0
 
@@ -113,7 +120,7 @@ class Pages:
                 )
         else:
             offset, revision = 0, current()
-            made = self._made.get((revision, arguments, 0, size))
+            made = self._kept_page((revision, arguments, 0, size))
             if made is not None and not made.next_page_token:
                 return made
             known = self._lists.get((revision, arguments))
@@ -121,7 +128,7 @@ class Pages:
                 revision, items = await _listed(current, select)
                 known = _List(items, 0.0)
         key = (revision, arguments)
-        made = self._made.get((*key, offset, size))
+        made = self._kept_page((*key, offset, size))
         if made is not None:
             if made.next_page_token:
                 self._keep(key, known)
@@ -149,14 +156,20 @@ class Pages:
         self._keep(key, known)
         return Page(body, self._token(key[0], end, key[1]), key[0])
 
+    def _kept_page(self, key: tuple[int, bytes, int, int]) -> Page | None:
+        found = self._made.get(key)
+        return None if found is None else found[0]
+
     def _remember(self, key: tuple[int, bytes, int, int], made: Page) -> None:
         """Keep a page for the next who asks the same; the last megabytes of them."""
-        if len(made.body) > MADE_BYTES // 4:
+        size = len(made.body)
+        if size > MADE_BYTES // 4:
             return
-        self._made[key] = made
-        self._made_bytes += len(made.body)
+        before = self._made.get(key)  # of two callers at once, both made it
+        self._made[key] = made, size
+        self._made_bytes += size - (0 if before is None else before[1])
         while self._made_bytes > MADE_BYTES or len(self._made) > MADE_PAGES:
-            self._made_bytes -= len(self._made.popitem(last=False)[1].body)
+            self._made_bytes -= self._made.popitem(last=False)[1][1]
 
     def _keep(self, key: tuple[int, bytes], known: _List) -> None:
         now = self._now()

@@ -28,7 +28,8 @@ def text(field: str, value: str, *, required: bool = False, limit: int = MAX_NAM
         return value
     if len(value) > limit:
         raise invalid_field(field, f"must have at most {limit} characters")
-    if any(unicodedata.category(char).startswith("C") for char in value):
+    # What can be printed has no such character; what cannot is looked at closer, since odd spaces are allowed.
+    if not value.isprintable() and any(unicodedata.category(char).startswith("C") for char in value):
         raise invalid_field(field, "must not have control characters")
     return value
 

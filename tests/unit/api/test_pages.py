@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -97,4 +98,12 @@ async def test_the_same_page_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("hostdevd.api.pages.MADE_PAGES", 2)
     await lister.page(4, size=0)
     assert len(lister.pages._made) == 2
-    assert lister.pages._made_bytes == sum(len(page.body) for page in lister.pages._made.values())
+    assert lister.pages._made_bytes == sum(size for _, size in lister.pages._made.values())
+
+
+async def test_two_callers_at_once_make_one_page_that_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostdevd.core.turns.Turn.is_over", lambda _: True)
+    lister = Lister()
+    first, second = await asyncio.gather(lister.page(1, size=0), lister.page(1, size=0))
+    assert names(first) == names(second)
+    assert [lister.pages._made_bytes] == [size for _, size in lister.pages._made.values()]
