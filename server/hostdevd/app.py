@@ -287,7 +287,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             seam,
             with_reflection=config.reflection,
             observers=telemetry.rpcs,
-            admission=listeners.admission,
+            identification=listeners.identification,
             limits=limits,
         )
         listeners.serve(server)

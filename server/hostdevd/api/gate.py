@@ -1,9 +1,13 @@
-"""The one seam where calls are let in, and where the audit log hears of those that ask for a change."""
+"""The one seam where calls are let in, and where the audit log hears of those that ask for a change.
+
+Room first, since it costs nothing to ask, then the permission; a request is not looked at before.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from google.protobuf import text_format
@@ -12,13 +16,13 @@ from google.protobuf.message import DecodeError
 
 from hostdevd.api.access import ENTRY, Access
 from hostdevd.api.interceptors import abort
-from hostdevd.api.log_context import CHANGES
-from hostdevd.api.permissions import METHODS, Row
+from hostdevd.api.methods import METHODS, Method
 from hostdevd.api.wrapping import Handler, Rpc, Wrapping, yields
 from hostdevd.core.audit import Asked, Entry, Outcome
 from hostdevd.core.audit_log import AuditLog
 from hostdevd.core.caller import Caller
 from hostdevd.core.errors import HostdevError, invalid_field
+from hostdevd.core.limits import Counts, Work
 from hostdevd.core.ports import HypervisorGone
 from hostdevd.core.redaction import error_for
 
@@ -29,11 +33,12 @@ _SHOWN_BYTES = 4096
 
 
 class Gate(Wrapping):
-    """Next to the handlers: every call of every service passes it, streams too."""
+    """Next to the handlers: every call of every service passes it, streams too. Without `counts` all have room."""
 
-    def __init__(self, access: Access, audit: AuditLog, now: Callable[[], float]) -> None:
+    def __init__(self, access: Access, counts: Counts | None, audit: AuditLog, now: Callable[[], float]) -> None:
         super().__init__()
         self._access = access
+        self._counts = counts
         self._audit = audit
         self._now = now
 
@@ -53,8 +58,8 @@ class Gate(Wrapping):
 
         async def guarded(request: Any, rpc: Rpc) -> Any:
             try:
-                self._let_in(rpc, row)
-                return await behaviour(_decoded(request), rpc)
+                with self._let_in(rpc, row):
+                    return await behaviour(_decoded(request), rpc)
             except HostdevError as error:
                 raise self._told(rpc, error) from None
 
@@ -65,24 +70,23 @@ class Gate(Wrapping):
 
         async def guarded(request: Any, rpc: Rpc) -> AsyncIterator[Any]:
             try:
-                self._let_in(rpc, row)
-                given = _decoded(request)
+                with self._let_in(rpc, row):
+                    async for response in behaviour(_decoded(request), rpc):
+                        yield response
             except HostdevError as error:  # the error seam leaves such streams alone
                 await abort(rpc, self._told(rpc, error))
-            async for response in behaviour(given, rpc):
-                yield response
 
         return guarded
 
-    def _audited(self, behaviour: Any, method: str, row: Row) -> Any:
+    def _audited(self, behaviour: Any, method: str, row: Method) -> Any:
         name = method.rpartition("/")[2]
 
         async def guarded(request: Any, rpc: Rpc) -> Any:
-            entry = Entry(_asked(request, name, self._access.caller(rpc), self._now()))
+            entry = Entry(_asked(request, name, row, self._access.caller(rpc), self._now()))
             ENTRY.set(entry)
             try:
-                self._let_in(rpc, row)
-                response = await behaviour(_decoded(request), rpc)
+                with self._let_in(rpc, row, dry_run=entry.asked.dry_run):
+                    response = await behaviour(_decoded(request), rpc)
             except HostdevError as error:
                 self._note(entry, Outcome.REFUSED, error)
                 raise self._told(rpc, error) from None
@@ -99,11 +103,17 @@ class Gate(Wrapping):
         if not entry.accepted:  # else its end is written with the last state of what was begun
             self._audit.note(entry.asked, outcome, error)
 
-    def _let_in(self, rpc: Rpc, row: Row | None) -> None:
+    @contextmanager
+    def _let_in(self, rpc: Rpc, row: Method | None, *, dry_run: bool = False) -> Iterator[None]:
+        """Around a call that may run: it has its place as long."""
         if row is None:  # forgotten in the table: closed
             raise HostdevError("NOT_ALLOWED", "nobody may call this method")
-        if row.permission is not None:
-            self._access.require(self._access.caller(rpc), row.permission)
+        caller = self._access.caller(rpc)
+        work = Work.READS if dry_run else row.work
+        with nullcontext() if work is None or self._counts is None else self._counts.enter(work, caller.name):
+            if row.permission is not None:
+                self._access.require(caller, row.permission)
+            yield
 
     def _told(self, rpc: Rpc, error: HostdevError) -> HostdevError:
         return error_for(self._access.sight(rpc), error)
@@ -133,16 +143,16 @@ def _decoded(request: Any) -> Any:
     return request
 
 
-def _asked(request: Any, method: str, caller: Caller, now: float) -> Asked:
+def _asked(request: Any, name: str, row: Method, caller: Caller, now: float) -> Asked:
     """What a request asks for, by the names that the log has for it too; the rest of it as JSON."""
     if request is _UNDECODABLE:
-        return Asked.by(caller, method, now)
-    fields = {field: called for field, called in CHANGES[method].items() if called in _OWN}
+        return Asked.by(caller, name, now)
+    fields = {field: called for field, called in row.names.items() if called in _OWN}
     said = {called: getattr(request, field) for field, called in fields.items()}
     size = request.ByteSize()
     arguments = f"{size} bytes" if size > _SHOWN_BYTES else _rest(request, ("host", "validate_only", *fields))
     dry_run = bool(getattr(request, "validate_only", False))
-    return Asked.by(caller, method, now, dry_run=dry_run, **said, arguments=arguments)
+    return Asked.by(caller, name, now, dry_run=dry_run, **said, arguments=arguments)
 
 
 def _rest(request: Any, but: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ What can go wrong does so before a server is there; `open` lets callers in, once
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import grpc.aio
 
-from hostdevd.api.admission import Admission
 from hostdevd.api.callers import Callers
 from hostdevd.api.certificates import Certificates
-from hostdevd.core.limits import Counts, Limits
+from hostdevd.api.identification import Identification
+from hostdevd.core.limits import Limits
 from hostdevd.front.addresses import Address
 from hostdevd.front.door import (
     Front,
@@ -61,7 +60,7 @@ class Listeners:
         self._certificates = Certificates(doors.tls) if doors.tls is not None else None
         self._front = Front(limits)
         callers = Callers(self._front.visitor, doors.trust_domain)
-        self.admission = Admission(callers, Counts(limits, time.monotonic), self._front.begun)
+        self.identification = Identification(callers, self._front.begun)
         """What each call of the server must pass."""
 
     def bind(self) -> None:

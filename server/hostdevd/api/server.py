@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -10,14 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
-from hostdevd.api.admission import Admission
 from hostdevd.api.context import Context
 from hostdevd.api.gate import Gate
 from hostdevd.api.health import Health
+from hostdevd.api.identification import Identification
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.metering import Metering
 from hostdevd.api.service import HostDeviceAdminService, HostDeviceService
-from hostdevd.core.limits import Limits
+from hostdevd.core.limits import Counts, Limits
 from hostdevd.core.observing import RpcObserver
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -50,14 +51,15 @@ def build_server(  # noqa: PLR0913  its parts
     *,
     with_reflection: bool,
     observers: Sequence[RpcObserver] = (),
-    admission: Admission | None = None,
+    identification: Identification | None = None,
     limits: Limits | None = None,
 ) -> grpc.aio.Server:
-    """A server with everything but its addresses; without `admission` nobody is known and nothing is limited."""
-    outside = (*((Metering(observers),) if observers else ()), *((admission,) if admission is not None else ()))
-    gate = Gate(context.access, context.audit, context.now)
+    """A server with everything but its addresses; without `identification` nobody is known, without `limits` all may."""
+    counts = Counts(limits, time.monotonic) if limits is not None else None
+    metering = Metering(observers) if observers else None
+    passed = (metering, identification, seam, Gate(context.access, counts, context.audit, context.now))
     streams = ("grpc.max_concurrent_streams", (limits or Limits()).streams_per_connection)
-    server = grpc.aio.server(interceptors=(*outside, seam, gate), options=(*OPTIONS, streams))
+    server = grpc.aio.server(interceptors=[one for one in passed if one is not None], options=(*OPTIONS, streams))
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

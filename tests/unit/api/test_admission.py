@@ -16,20 +16,18 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api.access import Access
-from hostdevd.api.admission import WORK
 from hostdevd.api.callers import Callers
 from hostdevd.api.context import caller_of
 from hostdevd.api.errors import DETAILS_TRAILER
 from hostdevd.api.gate import Gate
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
+from hostdevd.api.methods import METHODS
 from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller, Proof
-from hostdevd.core.limits import Limits, Work
+from hostdevd.core.limits import Counts, Limits, Work
 from hostdevd.front.addresses import parse_address
 from hostdevd.front.door import Visitor
 from hostdevd.front.doors import Doors
@@ -86,8 +84,9 @@ async def served(directory: Path, limits: Limits, *addresses: str) -> AsyncItera
     service, told = Service(), list[str]()
     async with listening(doors, limits) as listeners:
         audit: Any = SimpleNamespace(note=lambda *_: None)
-        gate = Gate(Access(cast("Any", None), None, caller_of), audit, time.time)
-        server = grpc.aio.server(interceptors=(ErrorSeam(), listeners.admission, gate))
+        counts = Counts(limits, time.monotonic)
+        gate = Gate(Access(cast("Any", None), None, caller_of), counts, audit, time.time)
+        server = grpc.aio.server(interceptors=(listeners.identification, ErrorSeam(), gate))
         server.add_generic_rpc_handlers((service.handlers(),))
         listeners.serve(server)
         await server.start()
@@ -196,22 +195,14 @@ async def test_changes_have_a_rate_and_dry_runs_have_not(tmp_path: Path) -> None
         assert 25 < retry_s <= 30
 
 
-def test_every_method_that_is_served_has_a_row() -> None:
-    files = (service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
-    served_methods = {
-        f"/{service.full_name}/{method.name}"
-        for file in files
-        for service in file.services_by_name.values()
-        for method in service.methods
-    }
-    assert set(WORK) == served_methods
+def test_every_stream_counts_as_a_watcher() -> None:
     streams = {
         f"/{service.full_name}/{method.name}"
         for service in service_pb2.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if method.server_streaming
     }
-    assert {method for method, work in WORK.items() if work is Work.WATCHERS} == {
+    assert {method for method, row in METHODS.items() if row.work is Work.WATCHERS} == {
         *streams,
         "/grpc.health.v1.Health/Watch",
     }

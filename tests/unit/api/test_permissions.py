@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hostdev.v1 import service_pb2
 from hostdevd.api.access import Access
-from hostdevd.api.permissions import METHODS
+from hostdevd.api.methods import METHODS
 from hostdevd.core.caller import Caller, Proof
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.rights import LEAST_ROLE, Permission, Role
