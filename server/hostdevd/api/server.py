@@ -54,7 +54,7 @@ def build_server(  # noqa: PLR0913  its parts
     identification: Identification | None = None,
     limits: Limits | None = None,
 ) -> grpc.aio.Server:
-    """A server with everything but its addresses; without `identification` nobody is known, without `limits` all may."""
+    """A server with everything but its addresses; without `identification` nobody is known."""
     counts = Counts(limits, time.monotonic) if limits is not None else None
     metering = Metering(observers) if observers else None
     passed = (metering, identification, seam, Gate(context.access, counts, context.audit, context.now))
