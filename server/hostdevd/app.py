@@ -288,7 +288,8 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
             with_reflection=config.reflection,
             observers=telemetry.rpcs,
             identification=listeners.identification,
-            limits=limits,
+            counts=listeners.counts,
+            streams=limits.streams_per_connection,
         )
         listeners.serve(server)
         applied: Apply = {

@@ -5,6 +5,7 @@ Room first, since it costs nothing to ask, then the permission; a request is not
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,9 @@ from hostdevd.core.redaction import error_for
 
 _OWN = frozenset({"vm", "device", "assignment", "request_id"})
 """What has a column of its own in the audit log."""
+_DENIED = frozenset({"NOT_ALLOWED", "NO_IDENTITY"})
+IDLE_S = 30.0
+"""Between two requests of one call."""
 _SHOWN_BYTES = 4096
 """The arguments of a larger request are not told: nothing sensible has them."""
 
@@ -42,9 +46,9 @@ class Gate(Wrapping):
         self._audit = audit
         self._now = now
 
-    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:  # noqa: ARG002
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
         """Let a call in by the permission that its method needs."""
-        return self._stream(behaviour, method) if yields(behaviour) else self._request(behaviour, method)
+        return self._stream(behaviour, method, handler) if yields(behaviour) else self._request(behaviour, method)
 
     def decoder(self, handler: Handler) -> Callable[[bytes], Any] | None:
         """What is no message of the method is passed on as such."""
@@ -61,19 +65,22 @@ class Gate(Wrapping):
                 with self._let_in(rpc, row):
                     return await behaviour(_decoded(request), rpc)
             except HostdevError as error:
+                self._note_denied(rpc, method, error)
                 raise self._told(rpc, error) from None
 
         return guarded
 
-    def _stream(self, behaviour: Any, method: str) -> Any:
-        row = METHODS.get(method)
+    def _stream(self, behaviour: Any, method: str, handler: Handler) -> Any:
+        row, streaming = METHODS.get(method), handler.request_streaming
 
         async def guarded(request: Any, rpc: Rpc) -> AsyncIterator[Any]:
             try:
                 with self._let_in(rpc, row):
-                    async for response in behaviour(_decoded(request), rpc):
+                    given = _while_they_come(request) if streaming else _decoded(request)
+                    async for response in behaviour(given, rpc):
                         yield response
             except HostdevError as error:  # the error seam leaves such streams alone
+                self._note_denied(rpc, method, error)
                 await abort(rpc, self._told(rpc, error))
 
         return guarded
@@ -99,6 +106,12 @@ class Gate(Wrapping):
 
         return guarded
 
+    def _note_denied(self, rpc: Rpc, method: str, error: HostdevError) -> None:
+        """Who tries what he may not even look at; other refusals of reads are of no interest to the audit."""
+        if error.reason in _DENIED:
+            asked = Asked.by(self._access.caller(rpc), method.rpartition("/")[2], self._now())
+            self._audit.note(asked, Outcome.REFUSED, error)
+
     def _note(self, entry: Entry, outcome: Outcome, error: HostdevError | None = None) -> None:
         if not entry.accepted:  # else its end is written with the last state of what was begun
             self._audit.note(entry.asked, outcome, error)
@@ -109,14 +122,27 @@ class Gate(Wrapping):
         if row is None:  # forgotten in the table: closed
             raise HostdevError("NOT_ALLOWED", "nobody may call this method")
         caller = self._access.caller(rpc)
-        work = Work.READS if dry_run else row.work
-        with nullcontext() if work is None or self._counts is None else self._counts.enter(work, caller.name):
+        work, counts = Work.READS if dry_run else row.work, self._counts
+        with nullcontext() if work is None or counts is None else counts.enter(work, caller.name):
             if row.permission is not None:
                 self._access.require(caller, row.permission)
+            if work is not None and counts is not None:
+                counts.allowed(work)
             yield
 
     def _told(self, rpc: Rpc, error: HostdevError) -> HostdevError:
         return error_for(self._access.sight(rpc), error)
+
+
+async def _while_they_come(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, which ends when there is none for a while: an idle one keeps its place from others."""
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                request = await anext(requests)
+        except (StopAsyncIteration, TimeoutError):
+            return
+        yield request
 
 
 _UNDECODABLE = object()

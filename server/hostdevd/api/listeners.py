@@ -6,6 +6,7 @@ What can go wrong does so before a server is there; `open` lets callers in, once
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import grpc.aio
 from hostdevd.api.callers import Callers
 from hostdevd.api.certificates import Certificates
 from hostdevd.api.identification import Identification
-from hostdevd.core.limits import Limits
+from hostdevd.core.limits import Counts, Limits
 from hostdevd.front.addresses import Address
 from hostdevd.front.door import (
     Front,
@@ -59,8 +60,9 @@ class Listeners:
         self._bound: list[_Bound] = []
         self._certificates = Certificates(doors.tls) if doors.tls is not None else None
         self._front = Front(limits)
+        self.counts = Counts(limits, time.monotonic)
         callers = Callers(self._front.visitor, doors.trust_domain)
-        self.identification = Identification(callers, self._front.begun)
+        self.identification = Identification(callers, self._front.begun, self.counts)
         """What each call of the server must pass."""
 
     def bind(self) -> None:

@@ -35,7 +35,7 @@ class Metering(Wrapping):
 
     def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
         """Tell of a call while it lasts."""
-        name, unary = method.removeprefix("/"), handler.unary_unary is not None
+        name, unary = method.removeprefix("/"), not handler.response_streaming
 
         async def awaited(request: Any, context: Rpc) -> Any:
             with self._call(name, context, unary=unary):

@@ -67,5 +67,5 @@ METHODS: Mapping[str, Method] = {
     # however busy the service is, and costs nothing.
     "/grpc.health.v1.Health/Check": Method(None, None),
     "/grpc.health.v1.Health/Watch": Method(None, _W.WATCHERS),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Method(_P.SCHEMA_READ, _W.READS),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Method(_P.SCHEMA_READ, _W.WATCHERS),
 }

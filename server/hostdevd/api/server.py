@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import grpc
@@ -36,6 +35,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
+_STREAMS = Limits().streams_per_connection
+
 MAIN, ADMIN = (
     service_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("HostDeviceService", "HostDeviceAdminService")
 )
@@ -52,14 +53,19 @@ def build_server(  # noqa: PLR0913  its parts
     with_reflection: bool,
     observers: Sequence[RpcObserver] = (),
     identification: Identification | None = None,
-    limits: Limits | None = None,
+    counts: Counts | None = None,
+    streams: int = _STREAMS,
 ) -> grpc.aio.Server:
-    """A server with everything but its addresses; without `identification` nobody is known."""
-    counts = Counts(limits, time.monotonic) if limits is not None else None
+    """A server with everything but its addresses; without `identification` nobody is known.
+
+    Without `counts` all have room; `streams` is how many calls one connection may have at once.
+    """
     metering = Metering(observers) if observers else None
     passed = (metering, identification, seam, Gate(context.access, counts, context.audit, context.now))
-    streams = ("grpc.max_concurrent_streams", (limits or Limits()).streams_per_connection)
-    server = grpc.aio.server(interceptors=[one for one in passed if one is not None], options=(*OPTIONS, streams))
+    server = grpc.aio.server(
+        interceptors=[one for one in passed if one is not None],
+        options=(*OPTIONS, ("grpc.max_concurrent_streams", streams)),
+    )
     service_pb2_grpc.add_HostDeviceServiceServicer_to_server(HostDeviceService(context), server)
     service_pb2_grpc.add_HostDeviceAdminServiceServicer_to_server(HostDeviceAdminService(context), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -25,9 +25,9 @@ class Wrapping(grpc.aio.ServerInterceptor, ABC):
 
     @abstractmethod
     def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
-        """What is done for a call of `/package.Service/Method`, of the same kind as `behaviour`.
+        """What is done for a call of `/package.Service/Method`: of the kind that `kind` tells.
 
-        That is a coroutine function, or an asynchronous generator (`yields`); `handler` says which kind it is of.
+        It is a coroutine function or an asynchronous generator (`yields`), whichever `behaviour`, of `handler`, is.
         """
 
     def decoder(self, handler: Handler) -> Callable[[bytes], Any] | None:
@@ -57,9 +57,13 @@ class Wrapping(grpc.aio.ServerInterceptor, ABC):
             kept = self._kept[method] = handler, self._wrapped(handler, method)
         return kept[1]
 
+    def kind(self, kind: str) -> str:
+        """Of which kind (`unary_stream`, ...) the handler is that is put around one of this kind."""
+        return kind
+
     def _wrapped(self, handler: Handler, method: str) -> Handler:
         kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
-        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        make: Callable[..., Handler] = getattr(grpc, f"{self.kind(kind)}_rpc_method_handler")
         return make(
             self.around(getattr(handler, kind), method, handler),
             request_deserializer=self.decoder(handler),

@@ -16,6 +16,8 @@ from hostdevd.core.errors import HostdevError
 BUSY_RETRY_S = 1.0
 WATCHERS_RETRY_S = 10.0
 _KEPT_BUCKETS = 1024
+ARRIVALS, ARRIVALS_TOTAL = 256, 2048
+"""Calls that were begun and whose request has not come yet: of one identity, of all. No honest client has many."""
 
 
 @unique
@@ -25,6 +27,8 @@ class Work(StrEnum):
     READS = "reads"
     MUTATIONS = "mutations"
     WATCHERS = "watchers"
+    ARRIVALS = "arrivals"
+    """A call of any kind whose request has not come yet: what it will count as is known, not whether it ever will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Limits:
 
     def at_once(self, work: Work) -> tuple[int, int]:
         """How many calls of a kind at the same time: of one identity, of all."""
+        if work is Work.ARRIVALS:
+            return ARRIVALS, ARRIVALS_TOTAL
         of_one: int = getattr(self, work)
         of_all: int = getattr(self, f"{work}_total")
         return of_one, of_all
@@ -115,37 +121,46 @@ class Counts:
         return counted.total() if who is None else counted[who]
 
     def enter(self, work: Work, who: str) -> Place:
-        """Count a call until its place is left; `RATE_LIMITED` or `TOO_MANY_WATCHERS` when there is no room for it."""
+        """Count a call until its place is left; `RATE_LIMITED` or `TOO_MANY_WATCHERS` when there is no room for it.
+
+        A change counts in the rate of its identity, and once it is allowed, in that of all (`allowed`).
+        """
         counted, (of_one, of_all) = self._running[work], self._limits.at_once(work)
         if counted[who] >= of_one:
             raise _no_room(work, who, of_one)
         if counted.total() >= of_all:
             raise _no_room(work, "", of_all)
         if work is Work.MUTATIONS:
-            self._take_a_change(who)
+            self._take(self._bucket(who), who, self._limits.mutations_per_minute)
         return Place(counted, who)
 
-    def _take_a_change(self, who: str) -> None:
+    def allowed(self, work: Work) -> None:
+        """Count a call that its caller has the right to make: who has none must not keep others from theirs.
+
+        `RATE_LIMITED` when all together make too many changes.
+        """
+        if work is Work.MUTATIONS:
+            self._take(self._all, "", self._limits.mutations_per_minute_total)
+
+    def _bucket(self, who: str) -> Bucket:
         now = self._now()
         bucket = self._buckets.get(who)
         if bucket is None:
             if len(self._buckets) >= _KEPT_BUCKETS:
                 self._buckets = {name: one for name, one in self._buckets.items() if not one.is_full(now)}
             bucket = self._buckets[who] = Bucket(self._limits.mutations_per_minute, now)
-        for found, of, limit in (
-            (bucket, who, self._limits.mutations_per_minute),
-            (self._all, "", self._limits.mutations_per_minute_total),
-        ):
-            wait_s = found.wait_s(now)
-            if wait_s:
-                raise HostdevError(
-                    "RATE_LIMITED",
-                    f"{_of(of)} {limit} changes a minute and no more",
-                    metadata={"limit": str(limit), "what": "mutations_per_minute", "caller": of},
-                    retry_after_s=wait_s,
-                )
+        return bucket
+
+    def _take(self, bucket: Bucket, who: str, limit: int) -> None:
+        wait_s = bucket.wait_s(self._now())
+        if wait_s:
+            raise HostdevError(
+                "RATE_LIMITED",
+                f"{_of(who)} {limit} changes a minute and no more",
+                metadata={"limit": str(limit), "what": "mutations_per_minute", "caller": who},
+                retry_after_s=wait_s,
+            )
         bucket.take()
-        self._all.take()
 
 
 def _no_room(work: Work, who: str, limit: int) -> HostdevError:

@@ -16,6 +16,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from hostdev.v1 import service_pb2, service_pb2_grpc
 from hostdevd.api.access import Access
@@ -27,7 +29,7 @@ from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
 from hostdevd.api.methods import METHODS
 from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller, Proof
-from hostdevd.core.limits import Counts, Limits, Work
+from hostdevd.core.limits import Limits, Work
 from hostdevd.front.addresses import parse_address
 from hostdevd.front.door import Visitor
 from hostdevd.front.doors import Doors
@@ -84,8 +86,7 @@ async def served(directory: Path, limits: Limits, *addresses: str) -> AsyncItera
     service, told = Service(), list[str]()
     async with listening(doors, limits) as listeners:
         audit: Any = SimpleNamespace(note=lambda *_: None)
-        counts = Counts(limits, time.monotonic)
-        gate = Gate(Access(cast("Any", None), None, caller_of), counts, audit, time.time)
+        gate = Gate(Access(cast("Any", None), None, caller_of), listeners.counts, audit, time.time)
         server = grpc.aio.server(interceptors=(listeners.identification, ErrorSeam(), gate))
         server.add_generic_rpc_handlers((service.handlers(),))
         listeners.serve(server)
@@ -196,16 +197,77 @@ async def test_changes_have_a_rate_and_dry_runs_have_not(tmp_path: Path) -> None
 
 
 def test_every_stream_counts_as_a_watcher() -> None:
+    files = (service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
     streams = {
         f"/{service.full_name}/{method.name}"
-        for service in service_pb2.DESCRIPTOR.services_by_name.values()
+        for file in files
+        for service in file.services_by_name.values()
         for method in service.methods
         if method.server_streaming
     }
-    assert {method for method, row in METHODS.items() if row.work is Work.WATCHERS} == {
-        *streams,
-        "/grpc.health.v1.Health/Watch",
-    }
+    assert {method for method, row in METHODS.items() if row.work is Work.WATCHERS} == streams
+
+
+def begun_without_a_request(channel: grpc.aio.Channel, method: str) -> Any:
+    """A call that is there, and whose request does not come."""
+    return channel.stream_unary(f"/hostdev.v1.HostDeviceService/{method}", lambda _: b"", lambda _: b"")()
+
+
+async def test_calls_whose_request_does_not_come_are_few_and_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would keep any number of them, for ever, and no limit hear of one."""
+    monkeypatch.setattr("hostdevd.core.limits.ARRIVALS", 2)
+    monkeypatch.setattr("hostdevd.api.identification.ARRIVAL_S", 1.0)
+    async with (
+        served(tmp_path, Limits(), f"unix:{tmp_path}/s", "127.0.0.1:0") as on,
+        grpc.aio.insecure_channel(on.addresses[0]) as ours,
+        grpc.aio.insecure_channel(on.addresses[1]) as others,
+    ):
+        on.service.may_end.set()
+        calls = [begun_without_a_request(ours, "Attach") for _ in range(3)]
+        await calls[0].wait_for_connection()
+        done, waiting = await asyncio.wait([asyncio.ensure_future(call.code()) for call in calls], timeout=0.5)
+        assert [one.result() for one in done] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        await stub(others).GetDevice(service_pb2.GetDeviceRequest())
+        assert [await one for one in waiting] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+        await stub(ours).GetDevice(service_pb2.GetDeviceRequest())
+        assert len(on.service.callers) == 2
+
+
+async def test_a_call_that_ends_without_a_request_is_told_so(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, Limits(), f"unix:{tmp_path}/s") as on,
+        grpc.aio.insecure_channel(on.addresses[0]) as channel,
+    ):
+        call = begun_without_a_request(channel, "GetDevice")
+        await call.done_writing()
+        assert (await call.code(), await call.details()) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "request: is missing",
+        )
+        assert not on.service.callers
+
+
+async def test_who_has_no_right_to_change_anything_takes_nothing_of_the_rate_of_all(tmp_path: Path) -> None:
+    limits = Limits(mutations_per_minute=5, mutations_per_minute_total=2)
+    async with (
+        served(tmp_path, limits, f"unix:{tmp_path}/s", "127.0.0.1:0") as on,
+        grpc.aio.insecure_channel(f"unix:{tmp_path}/ro") as looking,
+        grpc.aio.insecure_channel(on.addresses[1]) as others,
+    ):
+        on.service.may_end.set()
+        reasons = []
+        for _ in range(6):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub(looking).Attach(service_pb2.AttachRequest())
+            reasons.append(refusal(refused.value)[0])
+        assert reasons == ["NOT_ALLOWED"] * 5 + ["RATE_LIMITED"]
+        for _ in range(2):
+            await stub(others).Attach(service_pb2.AttachRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub(others).Attach(service_pb2.AttachRequest())
+        assert refusal(refused.value)[:1] == ("RATE_LIMITED",)
 
 
 class Connection:

@@ -98,6 +98,32 @@ async def test_the_schema_is_for_who_may_look(tmp_path: Path) -> None:
                 await stub.ServerReflectionInfo(iter([request]), metadata=metadata).read()
 
 
+async def test_a_stream_of_requests_ends_when_none_comes_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a watcher's place, which a client that says nothing must not keep for ever."""
+    monkeypatch.setattr("hostdevd.api.gate.IDLE_S", 0.1)
+    async with machine(tmp_path) as m, served(m, tmp_path) as service:
+        channel: Any = service.channel
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(metadata=(("as", "bob"),))
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        assert (await call.read()).list_services_response.service
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_who_is_let_in_nowhere_is_in_the_audit_log_for_looking_too(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m, served(m, tmp_path) as service:
+        for method in ("GetHost", "WatchDevices"):
+            with refused("NOT_ALLOWED"):
+                await call(service, f"/hostdev.v1.HostDeviceService/{method}", "mallory")
+        assert [(row["method"], row["caller"], row["reason"]) for row in await service.rows()] == [
+            ("GetHost", "uid:9", "NOT_ALLOWED"),
+            ("WatchDevices", "uid:9", "NOT_ALLOWED"),
+        ]
+
+
 async def test_bytes_that_are_no_request_are_an_invalid_field(tmp_path: Path) -> None:
     async with machine(tmp_path) as m, served(m, tmp_path, rule("admin")) as service:
         channel: Any = service.channel

@@ -28,8 +28,8 @@ class Clock:
 
 
 def refusal(counts: Counts, work: Work, who: str) -> HostdevError:
-    with pytest.raises(HostdevError) as refused:
-        counts.enter(work, who)
+    with pytest.raises(HostdevError) as refused, counts.enter(work, who):
+        counts.allowed(work)
     return refused.value
 
 
@@ -60,7 +60,7 @@ def test_watchers_take_no_room_of_calls() -> None:
 
 def change(counts: Counts, who: str) -> None:
     with counts.enter(Work.MUTATIONS, who):
-        pass
+        counts.allowed(Work.MUTATIONS)
 
 
 def test_a_minute_has_so_many_changes_and_the_refusal_tells_when_the_next_one_may_come() -> None:
