@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hostdevd.core.history import Change, Delta, History, Line, Span, merge
@@ -21,8 +21,8 @@ class Unknown(Exception):
 class Feed(Protocol[T]):
     """One watcher's view of a kind of item."""
 
-    def snapshot(self) -> list[T]:
-        """What matches now."""
+    def snapshot(self) -> Iterable[T | None]:
+        """What matches now; a None is a place to pause at."""
 
     async def since(self, span: Span) -> list[Delta[T]]:
         """What became of it; removals come first, so that what moved to another key is not lost.
@@ -47,9 +47,9 @@ class Filtered(Generic[T]):
         self._matches = matches
         self._identity = identity
 
-    def snapshot(self) -> list[T]:
+    def snapshot(self) -> Iterator[T | None]:
         """What matches now."""
-        return [item for item in self._current() if self._matches(item)]
+        return (item if self._matches(item) else None for item in self._current())
 
     async def since(self, span: Span) -> list[Delta[T]]:
         """What became of it."""

@@ -48,14 +48,15 @@ class Filter:
         return self._matches(view)
 
     def views(self) -> Iterator[DeviceView | None]:
-        """The devices that match and may be seen, by name, and a None for each that may not.
+        """The devices that match and may be seen, by name, and a None for each that is looked at for nothing.
 
         They are found by an index where one field of the filter has one.
         """
-        devices, sees = self._store.devices, self._sight.device
-        names = self._store.device_names if self._index is None else sorted(self._index())
-        found = (devices[name] for name in names if name in devices and self._matches(devices[name]))
-        return found if self._sight.is_whole else (view if sees(view) else None for view in found)
+        devices, matches = self._store.devices, self._matches
+        sees = None if self._sight.is_whole else self._sight.device
+        for name in self._store.device_names if self._index is None else sorted(self._index()):
+            view = devices.get(name)
+            yield view if view is not None and matches(view) and (sees is None or sees(view)) else None
 
 
 def device_filter(store: Store, given: device_pb2.DeviceFilter, sight: Sight, *, strict: bool = True) -> Filter:

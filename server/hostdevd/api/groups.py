@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc.aio
@@ -30,13 +31,10 @@ class GroupRpcs:
         sight = ctx.sight(context)
         matches = device_filter(ctx.store, request.filter, sight, strict=not request.page_token)
 
-        def select() -> list[GroupView]:
-            found = [
-                group
-                for group in ctx.store.groups.values()
-                if sight.group(group) and any(matches(ctx.store.devices[member.name]) for member in group.members)
-            ]
-            return sorted(found, key=lambda group: group.iommu_group)
+        def select() -> Iterator[GroupView | None]:
+            for group in sorted(ctx.store.groups.values(), key=lambda group: group.iommu_group):
+                members = (ctx.store.devices[member.name] for member in group.members)
+                yield group if sight.group(group) and any(map(matches, members)) else None
 
         page = await ctx.pages.page(
             request,

@@ -66,7 +66,10 @@ class HolderRpcs:
                 ByDriver(ctx.store, matches)
                 if sight.by_driver
                 else Filtered(
-                    lambda: ctx.store.holder_history, ctx.store.holders.values, matches, lambda holder: holder.key
+                    lambda: ctx.store.holder_history,
+                    lambda: tuple(ctx.store.holders.values()),
+                    matches,
+                    lambda holder: holder.key,
                 )
             )
             return Told(sight, kind, feed)

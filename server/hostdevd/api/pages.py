@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from hostdevd.core.errors import HostdevError, invalid_field, invalid_token
-from hostdevd.core.turns import Turn
+from hostdevd.core.turns import Turn, at_one_revision
 
 T = TypeVar("T")
 
@@ -28,7 +28,6 @@ MAX_ITEMS = 1_000_000
 """Of all lists together: an item of ListEligible with what goes with it has about 64 bytes of its own."""
 MADE_PAGES = 64
 MADE_BYTES = 8 * 1024 * 1024
-_TRIES = 3
 _TOKEN = struct.Struct("!8sQQ16s")
 
 
@@ -56,24 +55,6 @@ class Page:
 class _List:
     items: Sequence[Any]
     expires: float
-
-
-async def _listed(current: Callable[[], int], select: Callable[[], Iterable[T | None]]) -> tuple[int, list[T]]:
-    """What is selected, and the revision all of it is of; a None is a place to pause at."""
-    for _ in range(_TRIES):
-        revision, turn = current(), Turn()
-        items: list[T] = []
-        for item in select():
-            if item is not None:
-                items.append(item)
-            if turn.is_over():
-                await turn.next()
-                if current() != revision:
-                    break
-        else:
-            return revision, items
-    # It changes faster than it is read in slices.
-    return current(), [item for item in select() if item is not None]
 
 
 class Pages:
@@ -125,7 +106,7 @@ class Pages:
                 return made
             known = self._lists.get((revision, arguments))
             if known is None:
-                revision, items = await _listed(current, select)
+                revision, items = await at_one_revision(current, select)
                 known = _List(items, 0.0)
         key = (revision, arguments)
         made = self._kept_page((*key, offset, size))

@@ -30,7 +30,7 @@ from hostdevd.core.observing import NOBODY, WatchObserver
 from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
-from hostdevd.core.turns import Turn
+from hostdevd.core.turns import Turn, at_one_revision
 
 T = TypeVar("T")
 
@@ -278,9 +278,10 @@ class _Stream(Generic[T]):
             self._hub.observer.delivered(self._told.kind.name, time.monotonic() - heard_s - held_up_s)
 
     async def _snapshot(self) -> None:
-        revision, self._lives = self._hub.store.revision, self._hub.store.lives
+        store, sent = self._hub.store, False
+        revision, items = await at_one_revision(lambda: store.revision, self._told.feed.snapshot)
+        self._lives = store.lives
         self._position, self._synced_time, self._replay = revision, self._hub.sync.synced_time, False
-        items, sent = self._told.feed.snapshot(), False
         async for part, _ in _parts(map(self._told.kind.item, items)):
             await self._write(self._response(revision, exact=False, snapshot=self._told.kind.snapshot(part)))
             sent = True

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_TRIES = 3
 TURN_S = 0.001
 """What runs longer than this lets others run: the bar is 5 ms, and several may take their turns one after the other."""
 
@@ -40,3 +41,23 @@ async def chosen(items: Iterable[T], wanted: Callable[[T], bool]) -> list[T]:
         if turn.is_over():
             await turn.next()
     return found
+
+
+async def at_one_revision(current: Callable[[], int], select: Callable[[], Iterable[T | None]]) -> tuple[int, list[T]]:
+    """What is selected, in turns, and the revision all of it is of; a None is a place to pause at.
+
+    `current` tells the revision of now. What changes faster than it is read in turns is read in one.
+    """
+    for _ in range(_TRIES):
+        revision, turn = current(), Turn()
+        items: list[T] = []
+        for item in select():
+            if item is not None:
+                items.append(item)
+            if turn.is_over():
+                await turn.next()
+                if current() != revision:
+                    break
+        else:
+            return revision, items
+    return current(), [item for item in select() if item is not None]
