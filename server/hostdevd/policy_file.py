@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from hostdevd.core.history import ChangeSource
+from hostdevd.core.behind import catch_up
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError, parse_policy
 from hostdevd.core.store import Store
 from hostdevd.rules_file import Kind
@@ -18,11 +18,11 @@ POLICY_FILE = Kind(
 )
 
 
-def into(store: Store) -> Callable[[Policy], None]:
+def into(store: Store) -> Callable[[Policy], Awaitable[None]]:
     """What has every device judged by a policy that was read again."""
 
-    def apply(policy: Policy) -> None:
-        with store.change(ChangeSource.RECONCILE):
-            store.put_policy(policy)
+    async def apply(policy: Policy) -> None:
+        store.put_policy(policy)
+        await catch_up(store)
 
     return apply

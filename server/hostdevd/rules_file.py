@@ -6,7 +6,7 @@ import asyncio
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -57,11 +57,13 @@ class RulesFile(Generic[T]):
         """Read another file from now on, or none."""
         self.path = path
 
-    def part(self, apply: Callable[[T], None]) -> Reloadable:
+    def part(self, apply: Callable[[T], Awaitable[None] | None]) -> Reloadable:
         """As a part of `Reload`: hand over what the file has now; a broken one changes nothing."""
 
         async def again() -> Mapping[str, object] | None:
-            apply(await self.read())
+            applied = apply(await self.read())
+            if applied is not None:
+                await applied
             return None if self.path is None else {"file": str(self.path)}
 
         return Reloadable(self._kind.name, again, self._kind.error)

@@ -28,7 +28,7 @@ from bench.nodefile import VPORT, endpoint, pci_address, pci_name
 from bench.nodefile import devices as nodefile_devices
 from bench.rows import Row
 from bench.served import Service, host_file, hostdevd, libvirtd, workplace
-from hostdev.v1 import service_pb2, service_pb2_grpc
+from hostdev.v1 import device_pb2, service_pb2, service_pb2_grpc
 from hostdevd.core.history import ChangeSource
 from hostdevd.virt.xml.nodedev import node_device
 from unit.core import made
@@ -212,6 +212,37 @@ def beside_a_lister(n: str, service: Service, caller: Caller, device: str, turns
     yield Row("S12", f"{n}: longest turn of the loop meanwhile, ms", turn, 5)
 
 
+def other_turns(n: str, service: Service, caller: Caller, policy: Path, turns: Path) -> Iterator[Row]:
+    """S12: how long other work on all devices keeps the loop at a time."""
+    nothing = device_pb2.DeviceFilter(ids=["ffff:ffff"])
+
+    def snapshot() -> None:
+        stream = caller.stub.WatchDevices(service_pb2.WatchDevicesRequest())
+        next(message for message in stream if message.HasField("bookmark"))
+        stream.cancel()
+
+    def judged_anew() -> None:
+        told = service.log.read_text().count("read again")
+        policy.write_text(f'[[deny]]\nname = "bench {told}"\nclass = ["ffff"]\n')
+        os.kill(service.pid, signal.SIGHUP)
+        until = time.monotonic() + WAIT_S
+        while service.log.read_text().count("read again") < told + 1:
+            if time.monotonic() > until:
+                raise RuntimeError("the policy is not read again")
+            time.sleep(0.02)
+
+    for what, work in (
+        ("a filter that fits nothing", lambda: caller.stub.ListDevices(service_pb2.ListDevicesRequest(filter=nothing))),
+        ("all groups", lambda: caller.stub.ListGroups(service_pb2.ListGroupsRequest(page_size=PAGE))),
+        ("a watch's snapshot", snapshot),
+        ("a policy read again", judged_anew),
+    ):
+        longest_turn_ms(service, turns)
+        work()
+        turn, _ = longest_turn_ms(service, turns)
+        yield Row("S12", f"{n}: longest turn of the loop for {what}, ms", turn, 5)
+
+
 def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iterator[Row]:
     """All rows for a host of one size."""
     turns = place / f"turns-{devices}.json"
@@ -222,7 +253,9 @@ def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iter
     for number in range(3):
         with hostdevd(place, "--connect", uri, name=f"s{devices}-{number}") as service:
             starts.append(first_answer(service))
-    with hostdevd(place, "--connect", uri, name=f"s{devices}") as service:
+    policy = place / f"policy-{devices}.toml"
+    policy.touch()
+    with hostdevd(place, "--connect", uri, "--policy", str(policy), name=f"s{devices}") as service:
         first_answer(service)
         with grpc.insecure_channel(service.address) as channel:
             caller = Caller(channel)
@@ -254,6 +287,7 @@ def of_size(place: Path, uri: str, devices: int, memory: dict[int, int]) -> Iter
                 "S6", f"{n}, {DOMAINS} domains: scan of all XML / ListHolders of one", scanned / holders, 100, ">="
             )
             yield from beside_a_lister(n, service, caller, device, turns)
+            yield from other_turns(n, service, caller, policy, turns)
     peer = virtinst(uri, 3)
     told = statistics.median(peer) / ours if peer else "package virtinst is not installed"
     yield Row("peer", f"{n}: virt-manager's fetch_all_nodedevs / ListDevices", told)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from hostdevd.app import Core, Ports, run_core
 from hostdevd.core.addresses import DeviceSource, PciAddress
 from hostdevd.core.assignments import Assignment, AssignmentState
+from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import endpoints
 from hostdevd.core.history import ChangeSource, Span, merge
@@ -393,6 +394,7 @@ class Scene:
             now=self.clock.now,
             monotonic=self.clock.monotonic,
         )
+        self.run(catch_up(store))
         identities = Identities(store.identities._by_uid.values())
         fresh = Store(senses, identities, DEFAULT, lives=Lives("", ""), revision=0)
         uses = self.run(self.sim.host.uses())

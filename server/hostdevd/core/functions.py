@@ -118,6 +118,7 @@ class VirtualFunctions:
         """Why a virtual function may not go: a VM has it, the host uses it, or it is bound for a VM to come."""
         held = tuple(preflight.holdings(self._store, name))
         yield from held
+        self._store.catch_up(name)
         view = self._store.devices.get(name)
         if view is None:
             return

@@ -91,6 +91,7 @@ class Giving:
         name = device.node.name
         await self._sync.read_networks(ChangeSource.OPERATION)
         await self._sync.read_uses(ChangeSource.OPERATION)
+        self._store.catch_up(name)
         view = self._store.devices.get(name)
         if view is None:
             raise StepFailedError(kind, name, "it is gone from the host")

@@ -95,6 +95,7 @@ def plan_attach(store: Store, request: AttachRequest) -> AttachPlan:
     """The plan of an attach, blockers included; raises for what is an error on a dry run too."""
     domain = find_vm(store, request.vm)
     target = find_target(store, request.device)
+    store.catch_up(target.name)
     lost = affected(store.graph, target)
     _check_expected(store, request, lost)
     scopes, scope_blockers = _scopes(domain, request.scope)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from hostdevd.core import eligibility as rules
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.assignments import Assignment
+from hostdevd.core.behind import Behind
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, sources_of
 from hostdevd.core.groups import group_uid
@@ -70,7 +71,7 @@ class Store:
     `on_commit` is called after each commit that changed something, with the new revision.
     """
 
-    def __init__(  # noqa: PLR0913  what it begins with
+    def __init__(  # noqa: PLR0913, PLR0915  what it begins with, and what it keeps
         self,
         senses: Senses,
         identities: Identities,
@@ -103,6 +104,7 @@ class Store:
         self.graph = DeviceGraph()
         self.lives = lives
         self.revision = revision
+        self.behind = Behind()
         self.devices: dict[str, DeviceView] = {}
         self._device_names: tuple[str, ...] | None = None
         self.groups: dict[str, GroupView] = {}
@@ -319,10 +321,26 @@ class Store:
         self._uses_stale = True
 
     def put_policy(self, policy: Policy) -> None:
-        """Replace the operator's policy, which every device is judged by again; call within `change`."""
+        """Replace the operator's policy, which every device is judged by again, soon (`behind`)."""
         if policy != self._policy:
             self._policy = policy
-            self._dirty_devices.update(self.graph.nodes)
+            self.behind.add(self.graph.nodes)
+
+    def catch_up(self, name: str) -> None:
+        """Judge a device and its kin by all that is known now, before something is decided by its view."""
+        late = self.behind.among(self.graph.related(name)) if self.behind else None
+        if late:
+            with self.change(ChangeSource.RECONCILE):
+                self._dirty_devices |= late
+
+    def catch_up_some(self, count: int) -> bool:
+        """Judge so many of those that are behind; False when there was none."""
+        late = self.behind.some(count)
+        if late:
+            self.behind.discard(late - self.graph.nodes.keys())
+            with self.change(ChangeSource.RECONCILE):
+                self._dirty_devices |= late & self.graph.nodes.keys()
+        return bool(late)
 
     def look_again(self, names: Iterable[str]) -> None:
         """Read drivers of these devices again; call within `change`."""
@@ -481,7 +499,7 @@ class Store:
         unknown = (*self._uses_told.unknown, *self._pools.unknown, *held)
         if unknown != self._unknown:
             self._unknown = unknown
-            self._dirty_devices.update(self.graph.nodes)
+            self.behind.add(self.graph.nodes)
         for name in joined.keys() | self._uses.keys():
             if joined.get(name) != self._uses.get(name):
                 self._dirty_devices |= self.graph.related(name)
@@ -601,6 +619,7 @@ class Store:
             # The key is the name: a device that comes back under another name is removed and added.
             changes.append(Change(name, old, new, source, now))
         self._dirty_devices = set()
+        self.behind.discard(dirty)
         return changes
 
     def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from hostdevd.core.announcements import Announcements
+from hostdevd.core.behind import PORTION, catch_up
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
@@ -53,7 +54,6 @@ _REST = 4
 """How many times as long as a list of all names took before the next: where polkit is asked about each, libvirt and it
 would else do little more than that."""
 
-_PORTION = 16
 """Devices derived in one turn of the loop: about 0.1 ms each."""
 
 
@@ -98,6 +98,8 @@ class Sync:
         self._full_due = False
         self._wake = asyncio.Event()
         self._wake_uses = asyncio.Event()
+        self._behind = asyncio.Event()
+        store.behind.listeners.append(self._behind.set)
         self._connection = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[EventListener] = []
@@ -155,6 +157,7 @@ class Sync:
             # Apart from the rest: a host's uses may take seconds until they settle, by what is followed meanwhile.
             asyncio.create_task(self._forever(self._follow_uses), name="sync-uses"),
             asyncio.create_task(self._forever(self._reconcile), name="sync-reconcile"),
+            asyncio.create_task(self._forever(self._catch_up), name="sync-catch-up"),
         ]
         await self._host.start(self._on_event)
         await self._hypervisor.start(self._on_event)
@@ -248,6 +251,12 @@ class Sync:
         except Exception:
             self._wake_uses.set()
             raise
+
+    async def _catch_up(self) -> None:
+        """What is about all devices (the policy, a source of uses that cannot be read) reaches their views in turns."""
+        await self._behind.wait()
+        self._behind.clear()
+        await catch_up(self._store)
 
     async def _resync(self) -> None:
         connection = self._connection
@@ -378,9 +387,9 @@ class Sync:
     async def _look_at_all(self, names: Iterable[str]) -> None:
         """Derive all devices again, for what nobody told of; in portions, as calls are answered meanwhile."""
         todo, turn = tuple(names), Turn()
-        for start in range(0, len(todo), _PORTION):
+        for start in range(0, len(todo), PORTION):
             with self._store.change(ChangeSource.RECONCILE):
-                self._store.look_again(name for name in todo[start : start + _PORTION] if name in self._store.graph)
+                self._store.look_again(name for name in todo[start : start + PORTION] if name in self._store.graph)
             if turn.is_over():
                 await turn.next()
 

@@ -11,8 +11,10 @@ from hostdevd.app import _with_libvirts
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import Check, CheckCode, CheckStatus, Domain, DomainDef
+from hostdevd.core.plan import AttachRequest
+from hostdevd.core.planner import plan_attach
 from hostdevd.sim.simdomain import SimDomain
-from unit.core.rig import Machine, Shape, machine
+from unit.core.rig import Machine, Shape, machine, until
 
 WHY = "malformed XML: too deep"
 
@@ -40,6 +42,7 @@ async def test_a_vm_that_cannot_be_read_keeps_what_it_held_and_nothing_is_given_
         monkeypatch.setattr(SimDomain, "domain", lambda self: broken if self.name == "alpha" else real(self))
         await on.core.sync.read_domains(ChangeSource.RECONCILE)
         assert on.held("nic_single") == {("alpha", True, True)}
+        await until(on, lambda: not store.behind)
         assert not {name for name, view in store.devices.items() if view.eligibility.available}
         (gap,) = store.domain_gaps
         assert "alpha" in gap
@@ -53,9 +56,22 @@ async def test_a_vm_that_cannot_be_read_keeps_what_it_held_and_nothing_is_given_
         # As soon as it can be read all is as before.
         monkeypatch.undo()
         await on.core.sync.read_domains(ChangeSource.RECONCILE)
+        await until(on, lambda: not store.behind)
         assert {name for name, view in store.devices.items() if view.eligibility.available} == free
         assert store.domain_gaps == ()
         await on.detach(held.name)
+
+
+async def test_no_decision_is_taken_by_a_view_that_is_behind(tmp_path: Path) -> None:
+    async with machine(tmp_path) as on:
+        store = on.core.store
+        (domain,) = (one for one in store.domains.values() if one.vm.name == "spare")
+        request = AttachRequest("legacy", on.name("dual_0"))
+        put(on, replace(domain, config=unread(domain.config)))
+        assert store.devices[on.name("dual_0")].eligibility.available  # nothing has looked at it yet
+        plan = plan_attach(store, request).plan
+        assert "HOST_USE_UNKNOWN" in {reason.code for reason in plan.blockers}
+        assert not store.devices[on.name("dual_0")].eligibility.available
 
 
 async def test_a_vm_that_cannot_be_read_and_goes_leaves_no_gap(tmp_path: Path) -> None:

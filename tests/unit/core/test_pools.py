@@ -10,6 +10,7 @@ import pytest
 from hostdevd.app import _with_libvirts
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import Scope
+from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import DeviceGraph
 from hostdevd.core.history import ChangeSource
@@ -157,6 +158,7 @@ def test_networks_that_cannot_be_read_make_network_functions_unknown_and_keep_wh
     found = fill(pool())
     with found.change(EVENT):
         found.lose_networks("virtnetworkd is away")
+    found.catch_up_some(len(found.devices))
     assert codes(found, VF) == ["HOST_IN_USE", "HOST_USE_UNKNOWN"]
     assert codes(found, NIC) == ["HOST_USE_UNKNOWN"]
     assert "virtnetworkd is away" in found.devices[NIC.name].eligibility.reasons[0].message
@@ -164,6 +166,7 @@ def test_networks_that_cannot_be_read_make_network_functions_unknown_and_keep_wh
     assert len(found.pool_gaps) == 1
     with found.change(EVENT):
         found.put_networks([])
+    found.catch_up_some(len(found.devices))
     assert [*codes(found, VF), *codes(found, NIC), *found.pool_gaps] == []
 
 
@@ -264,10 +267,12 @@ async def test_networks_that_fail_hide_nothing_else_and_heal(tmp_path: Path) -> 
     async with machine(tmp_path) as on:
         on.sim.controls.fail_next("networks", 38, "Failed to connect socket")
         await on.core.sync.read_all()
+        await catch_up(on.core.store)
         assert reasons(on, "nic_single") == ["HOST_USE_UNKNOWN"]
         assert reasons(on, "vf_pool_0") == ["HOST_IN_USE", "HOST_USE_UNKNOWN"]
         assert reasons(on, "usb_stick") == []
         await on.core.sync.read_networks(ChangeSource.RECONCILE)
+        await catch_up(on.core.store)
         assert reasons(on, "nic_single") == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostdevd.core.assignments import AssignmentState, Scope
+from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import Eligibility
@@ -68,8 +69,8 @@ async def test_after_everything_that_happens_to_a_host(tmp_path: Path) -> None:
         m.sim.controls.undefine_domain("keeper")
         await until(m, lambda: all(one.vm.name != "keeper" for one in m.core.store.holders.values()))
         check(m)
-        with m.core.store.change(ChangeSource.RECONCILE):
-            m.core.store.put_policy(parse_policy({"deny": [{"name": "all", "type": ["pci"]}]}))
+        m.core.store.put_policy(parse_policy({"deny": [{"name": "all", "type": ["pci"]}]}))
+        await catch_up(m.core.store)
         check(m)
         assert m.core.store.tally.device_reasons.read()["pci", "POLICY_DENIED"]
         await m.detach(single.name)
