@@ -1,7 +1,8 @@
 """A state file of an earlier version, left by a kill in the middle of an operation, is opened, migrated and recovered.
 
-There was no tagged release before schema 3: the files in `states` are what hostdevd wrote at 7bd3d12 (schema 1, the
-last commit with it) and at c33f9f3 (schema 2) over the simulated host, as SQL text, cut to the devices they are about.
+There was no tagged release before schema 4: the files in `states` are what hostdevd wrote at 7bd3d12 (schema 1, the
+last commit with it), at c33f9f3 (schema 2) and at e3dd738 (schema 3) over the simulated host, as SQL text, cut to the
+devices they are about.
 A new schema adds the one before it.
 """
 
