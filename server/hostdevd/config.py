@@ -113,10 +113,16 @@ class Config:
 
     # The table [audit].
     audit_keep_days: int = option(
-        400, integer(1, 36_500, "DAYS"), "audit.keep_days", "Rows of the audit log older than this are removed"
+        400,
+        integer(1, 36_500, "DAYS"),
+        "audit.keep_days",
+        "Rows of the audit log older than this are removed, once the clock has been steady for an hour",
     )
     audit_keep_rows: int = option(
-        100_000, integer(1_000, 10_000_000, "ROWS"), "audit.keep_rows", "Beyond so many the oldest rows are removed"
+        100_000,
+        integer(1_000, 10_000_000, "ROWS"),
+        "audit.keep_rows",
+        "Beyond so many the oldest rows are removed: of what began nothing (refusals) at half of them already",
     )
 
     # The table [sriov].

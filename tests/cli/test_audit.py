@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from google.protobuf.duration_pb2 import Duration
 from hostdev.v1 import service_pb2
 from hostdev.v1.service_pb2_grpc import HostDeviceServiceStub
 from hostdevd.__main__ import main
+from hostdevd.core.audit import Asked, Ended, Noted, Outcome
+from hostdevd.core.caller import Caller, Proof
+from hostdevd.core.journal import Journal
 
 NIC = "pci_0000_01_00_0"
 Attach, Detach = service_pb2.AttachRequest, service_pb2.DetachRequest
@@ -123,6 +127,8 @@ def test_the_log_is_read_while_the_service_runs_when_it_has_ended_and_when_it_wa
             (("--since", "2020-01-01", "--until", rows[1]["time"]), 1),
         ):
             assert len(audit(tmp_path, *arguments)) == found, arguments
+        assert os.getegid() in rows[0]["gids"]
+        assert rows[0]["read_only"] is False
         table = subprocess.run(command(tmp_path), check=True, capture_output=True, text=True).stdout
         assert "\x1b" not in table
         assert [line.split()[1] for line in table.splitlines()] == ["OUTCOME", "ACCEPTED", "DONE", "REFUSED"]
@@ -144,6 +150,28 @@ def test_the_log_is_read_while_the_service_runs_when_it_has_ended_and_when_it_wa
     assert "state.sqlite-wal" not in before
     assert [row["reason"] for row in audit(tmp_path)][-1] == "INVALID_FIELD"
     assert {path.name for path in state.iterdir()} == before
+
+
+def test_the_table_says_by_which_groups_and_which_socket_somebody_came(tmp_path: Path) -> None:
+    caller = Caller(Proof.PEER, uid=7, gids=(27, 100, 101, 102, 103, 104), read_only=True)
+    refused = Ended(Outcome.REFUSED, 1.0, "NOT_ALLOWED", "no")
+
+    async def write() -> None:
+        (tmp_path / "state").mkdir()
+        journal = Journal(tmp_path / "state")
+        await journal.open()
+        await journal.note([Noted(Asked.by(caller, "Attach", 1.0), refused)])
+        await journal.note([Noted(Asked.by(replace(caller, read_only=False), "Attach", 1.0), refused)])
+        await journal.close()
+
+    asyncio.run(write())
+    with redirect_stdout(StringIO()) as printed:
+        assert main(["audit", "--state-dir", str(tmp_path / "state")]) == 0
+    _, read_only, other = printed.getvalue().splitlines()
+    assert "uid:7" in read_only
+    assert "27,100,101,102 and 2 more" in read_only
+    assert read_only.endswith("NOT_ALLOWED: no: by the read-only socket")
+    assert other.endswith("NOT_ALLOWED: no")
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:

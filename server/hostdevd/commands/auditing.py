@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from hostdevd.config import ConfigError, load, named_file
 
 FOLLOW_S = 0.5
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LINE = "{:24}  {:9}  {:20}  {:16}  {:16}  {:28}  {}"
+_LINE = "{:24}  {:9}  {:20}  {:16}  {:16}  {:16}  {:28}  {}"
 _SHOWN = 4
-"""How many devices of a row the table shows."""
+"""How many groups and devices of a row the table shows."""
 
 
 def add(commands: Commands) -> None:
@@ -60,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
         directory = Path(given.state_dir or load({}, os.environ, named_file(given.config)).state_dir)
         show = _json if given.output == "json" else _line
         if given.output == "table":
-            print(_LINE.format("TIME", "OUTCOME", "CALLER", "METHOD", "VM", "DEVICES", "REASON"))
+            print(_LINE.format("TIME", "OUTCOME", "CALLER", "GROUPS", "METHOD", "VM", "DEVICES", "REASON"))
         for row in _wanted(given, directory):
             print(show(row), flush=given.follow)
         sys.stdout.flush()
@@ -105,12 +105,18 @@ def _json(row: Mapping[str, Any]) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    names = [device["name"] for device in row["devices"]]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    groups, devices = map(str, row["gids"] or ()), (device["name"] for device in row["devices"])
     dry = "dry run" if row["dry_run"] and row["outcome"] == "REFUSED" else ""
-    why = ": ".join(filter(None, (row["reason"], row["message"] or row["arguments"], dry)))
-    texts = (row["caller"], row["method"], row["vm"], ",".join(names[:_SHOWN]) + more, why)
+    by = "by the read-only socket" if row["read_only"] else ""
+    why = ": ".join(filter(None, (row["reason"], row["message"] or row["arguments"], dry, by)))
+    texts = (row["caller"], _some(groups), row["method"], row["vm"], _some(devices), why)
     return _LINE.format(_told_time(row["time"]), row["outcome"], *map(_plain, texts)).rstrip()
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ",".join(names[:_SHOWN]) + more
 
 
 def _plain(text: str) -> str:

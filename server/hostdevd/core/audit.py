@@ -15,6 +15,8 @@ from hostdevd.core.errors import HostdevError
 
 TEXT_CHARACTERS = 500
 """How much of a text of the caller's, or of an error's, is kept."""
+GROUPS = 256
+"""How many of a caller's groups are: with a user namespace of his own anybody can be in 65,536."""
 
 
 @unique
@@ -38,7 +40,8 @@ class Outcome(StrEnum):
 class Asked:
     """A request for a change, as it came in; `device` and the others are what the caller wrote.
 
-    `time` in seconds since the epoch. `arguments` is what else the request said.
+    `time` in seconds since the epoch. `arguments` is what else the request said. `gids` and `read_only` (the socket it
+    came in by) are what the roles go by, besides.
     """
 
     time: float
@@ -47,6 +50,8 @@ class Asked:
     uid: int | None = None
     pid: int | None = None
     sans: tuple[str, ...] = ()
+    gids: tuple[int, ...] = ()
+    read_only: bool = False
     vm: str = ""
     device: str = ""
     assignment: str = ""
@@ -58,7 +63,18 @@ class Asked:
     def by(cls, caller: Caller, method: str, time: float, *, dry_run: bool = False, **said: str) -> Asked:
         """What a caller asked for, its texts cut to what is kept."""
         texts = {key: text[:TEXT_CHARACTERS] for key, text in said.items()}
-        return cls(time, method, caller.name, caller.uid, caller.pid, caller.sans, dry_run=dry_run, **texts)
+        return cls(
+            time,
+            method,
+            caller.name,
+            caller.uid,
+            caller.pid,
+            caller.sans,
+            caller.gids[:GROUPS],
+            caller.read_only,
+            dry_run=dry_run,
+            **texts,
+        )
 
 
 @dataclass(slots=True)

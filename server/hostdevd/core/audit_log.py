@@ -1,13 +1,12 @@
 """Writes what begins nothing to the audit log behind the answers, and keeps the log within its bounds.
 
 A refusal costs its caller nothing to provoke, so it costs no disk write of its own: rows are written in batches, and
-each caller has only so many. What is left out is counted, and the count is a row.
+each caller has only so many (`core/audit_room.py`). What is left out is counted, and the count is a row.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,20 +14,18 @@ from dataclasses import dataclass, replace
 import structlog
 
 from hostdevd.core.audit import Asked, Ended, Entry, Noted, Outcome
+from hostdevd.core.audit_file import Kept
+from hostdevd.core.audit_room import Room
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.journal import Journal
 from hostdevd.core.ports import Clock
+from hostdevd.core.steady import STEADY_S, Steadiness
 
 log = structlog.get_logger()
 
 PAUSE_S = 0.5
 """Between two batches, so between two disk writes."""
 RETRY_S = 5.0
-BURST, RATE = 200.0, 10.0
-"""Rows of one caller at once, and per second in the long run."""
-ALL_BURST, ALL_RATE = 2000.0, 100.0
-"""The same of all callers together."""
-MOST_CALLERS = 1024
 TRIM_S = 10.0
 TRIM_ROWS = 2000
 """Of one transaction; more than can be added in between."""
@@ -43,23 +40,6 @@ class Retention:
     rows: int = 100_000
 
 
-class _Bucket:
-    """So many at once, so many per second."""
-
-    __slots__ = ("_burst", "_left", "_rate", "_then")
-
-    def __init__(self, burst: float, rate: float, now: float) -> None:
-        self._burst, self._rate, self._left, self._then = burst, rate, burst, now
-
-    def take(self, now: float) -> bool:
-        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-        self._then = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class AuditLog:
     """Follows one journal; `start` once, `close` last, before the journal's."""
 
@@ -68,10 +48,9 @@ class AuditLog:
         self._clock = clock
         self._retention = retention or Retention()
         self._waiting: list[Noted] = []
-        self._dropped: Counter[str] = Counter()
+        self._room = Room(clock.monotonic)
+        self._steadiness = Steadiness(clock)
         self._due = asyncio.Event()
-        self._callers: OrderedDict[str, _Bucket] = OrderedDict()
-        self._all: _Bucket | None = None
         self._writing = asyncio.Lock()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -89,15 +68,13 @@ class AuditLog:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._journal.is_open:
-                await self._write()
+                await self._write(at_last=True)
         except HostdevError as error:
             log.warning("the audit log could not be written", rows=len(self._waiting), error=error.message)
 
     def note(self, asked: Asked, outcome: Outcome, error: HostdevError | None = None) -> None:
         """Have a row written soon for a request that began nothing."""
-        if not self._has_room(asked.caller):
-            self._dropped[asked.caller if asked.caller in self._callers else ""] += 1
-        else:
+        if self._room.take(asked.caller, error.reason if error is not None else "", len(self._waiting)):
             now = self._clock.now()
             ended = Ended.by(error, now, outcome) if error is not None else Ended(outcome, now)
             self._waiting.append(Noted(asked, ended))
@@ -127,17 +104,6 @@ class AuditLog:
         except HostdevError as fault:
             log.warning("an outcome could not be written to the audit log", row=begun, error=fault.message)
 
-    def _has_room(self, caller: str) -> bool:
-        now = asyncio.get_running_loop().time()
-        if self._all is None:
-            self._all = _Bucket(ALL_BURST, ALL_RATE, now)
-        bucket = self._callers.pop(caller, None) or _Bucket(BURST, RATE, now)
-        self._callers[caller] = bucket
-        if len(self._callers) > MOST_CALLERS:
-            self._callers.popitem(last=False)
-        # While nothing can be written, rows wait: as many as come at once at the most.
-        return bucket.take(now) and len(self._waiting) < ALL_BURST and self._all.take(now)
-
     async def _run(self) -> None:
         while True:
             await self._due.wait()
@@ -155,12 +121,12 @@ class AuditLog:
             else:
                 await self._clock.sleep(PAUSE_S)
 
-    async def _write(self) -> None:
+    async def _write(self, *, at_last: bool = False) -> None:
         async with self._writing:
-            await self._write_batch()
+            await self._write_batch(at_last=at_last)
 
-    async def _write_batch(self) -> None:
-        rows, dropped = len(self._waiting), dict(self._dropped)
+    async def _write_batch(self, *, at_last: bool) -> None:
+        rows, dropped = len(self._waiting), self._room.left_out(at_last=at_last)
         now = self._clock.now()
         counts = (
             Noted(Asked(now, "", caller), Ended(Outcome.DROPPED, now, message=f"{count} rows were left out"), count)
@@ -171,13 +137,16 @@ class AuditLog:
             return
         await self._journal.note(batch)
         del self._waiting[:rows]
-        self._dropped -= Counter(dropped)
+        self._room.told(dropped)
 
     async def _trim(self) -> None:
         while True:
             await self._clock.sleep(TRIM_S)
+            if self._room.left_out():  # told of a minute later, also when nothing comes any more
+                self._due.set()
+            now, steady_s = self._clock.now(), self._steadiness.for_s()
             if not self._journal.is_open:
                 continue
-            before = self._clock.now() - self._retention.days * DAY_S
+            young = (now - self._retention.days * DAY_S, now) if steady_s >= STEADY_S else None
             with suppress(HostdevError):  # the next one will do
-                await self._journal.trim_audit(before, self._retention.rows, TRIM_ROWS)
+                await self._journal.trim_audit(Kept(self._retention.rows, young), TRIM_ROWS)

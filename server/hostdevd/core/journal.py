@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.audit import Asked, Ended, Noted, Outcome
-from hostdevd.core.audit_file import end_row, trim, write_accepted, write_ended, write_noted
+from hostdevd.core.audit_file import Kept, end_row, trim, write_accepted, write_ended, write_noted
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.identity import Identity
 from hostdevd.core.past import Lives, Past, Written
@@ -228,9 +228,9 @@ class Journal:
         """Write rows to the audit log of what began nothing."""
         await self._write(lambda db: write_noted(db, rows))
 
-    async def trim_audit(self, before: float, keep: int, portion: int) -> int:
+    async def trim_audit(self, kept: Kept, portion: int) -> int:
         """Remove the oldest rows of the audit log, up to so many; returns how many."""
-        return await self._write(lambda db: trim(db, before, keep, portion))
+        return await self._write(lambda db: trim(db, kept, portion))
 
     async def purge(self, *, assignments_before: float, requests_before: float) -> tuple[str, ...]:
         """Remove old closed assignments and request ids without one; returns the assignments' names."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hostdevd.core.audit_file import AUDIT_SCHEMA
+from hostdevd.core.audit_file import AUDIT_GROUPS_SCHEMA, AUDIT_SCHEMA
 
 FILE = "state.sqlite"
 
@@ -44,7 +44,7 @@ CREATE TABLE holder (key TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE holder_batch (revision INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 """
 
-_SCHEMAS = (_FIRST_SCHEMA, _HOLDERS, AUDIT_SCHEMA)
+_SCHEMAS = (_FIRST_SCHEMA, _HOLDERS, AUDIT_SCHEMA, AUDIT_GROUPS_SCHEMA)
 """What each version has beyond the one before it; a new file is made of all of them too. Only ever added to."""
 SCHEMA_VERSION = len(_SCHEMAS)
 

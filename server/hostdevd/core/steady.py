@@ -12,6 +12,9 @@ from hostdevd.core.ports import Clock
 JUMP_S = 60.0
 """Between two looks, ten seconds apart: no clock that is kept right by small steps goes wrong by as much."""
 
+STEADY_S = 3_600.0
+"""Nothing is forgotten for its age by a clock that was set more recently, or that nobody has watched for as long."""
+
 
 class Steadiness:
     """Looks again and again whether the wall clock goes as time does."""

@@ -25,7 +25,7 @@ from hostdevd.core.operations import Operations
 from hostdevd.core.plan import Plan, StepKind
 from hostdevd.core.ports import Clock, HostPort
 from hostdevd.core.requests import Requests
-from hostdevd.core.steady import Steadiness
+from hostdevd.core.steady import STEADY_S, Steadiness
 from hostdevd.core.steps import StepFailedError
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
@@ -37,8 +37,6 @@ TEND_S = 10.0
 FAULT_S = 5.0
 """Before the next comparison after one that failed in an unexpected way."""
 PURGE_S = 86_400.0
-STEADY_S = 3_600.0
-"""Nothing is forgotten for its age by a clock that was set more recently, or that nobody has watched for as long."""
 KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
 

@@ -63,7 +63,9 @@ def roles(text: str) -> Roles:
 def identify(rpc: Any) -> Caller:
     """Who the metadata say it is."""
     name = dict(rpc.invocation_metadata() or ()).get("as")
-    return Caller(Proof.PEER, uid=UIDS[name], pid=4711) if name is not None else UNKNOWN
+    if name is None:
+        return UNKNOWN
+    return Caller(Proof.PEER, uid=UIDS[name], gids=(UIDS[name], 100), pid=4711)
 
 
 @dataclass

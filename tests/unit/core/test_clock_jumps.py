@@ -10,8 +10,8 @@ import pytest
 
 from hostdev.v1 import service_pb2
 from hostdevd.core.assignments import AssignmentState, Scope
-from hostdevd.core.steady import JUMP_S, Steadiness
-from hostdevd.core.upkeep import KEEP_CLOSED_S, PURGE_S, STEADY_S
+from hostdevd.core.steady import JUMP_S, STEADY_S, Steadiness
+from hostdevd.core.upkeep import KEEP_CLOSED_S, PURGE_S
 from hostdevd.sim.extras import Unplug
 from unit.api.test_lists import devices, service_of
 from unit.core.rig import FastClock, Machine, Shape, machine, until

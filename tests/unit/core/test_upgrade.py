@@ -1,7 +1,8 @@
 """A state file of an earlier version, left by a kill in the middle of an operation, is opened, migrated and recovered.
 
-There was no tagged release before schema 3: the files in `states` are what hostdevd wrote at 7bd3d12 (schema 1, the
-last commit with it) and at c33f9f3 (schema 2) over the simulated host, as SQL text, cut to the devices they are about.
+There was no tagged release before schema 4: the files in `states` are what hostdevd wrote at 7bd3d12 (schema 1, the
+last commit with it), at c33f9f3 (schema 2) and at e3dd738 (schema 3) over the simulated host, as SQL text, cut to the
+devices they are about.
 A new schema adds the one before it.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hostdevd.audit_reader import rows as read
 from hostdevd.core.addresses import PciAddress, UsbAddress
 from hostdevd.core.assignments import Assignment, AssignmentState
 from hostdevd.core.errors import HostdevError
@@ -152,3 +154,17 @@ async def test_the_open_operation_is_recovered(tmp_path: Path, version: int) -> 
         assert (await m.detach(HELD)).state is AssignmentState.DETACHED
         assert (await m.attach(Shape("dual_0"))).state is AssignmentState.ATTACHED
     assert rows(path, "SELECT count(*) FROM step WHERE ended IS NULL") == [(0,)]
+
+
+async def test_the_audit_log_of_before_goes_on(tmp_path: Path) -> None:
+    """What was under way gets its end; what nobody asked then is not made up."""
+    path = old_file(tmp_path, 3)
+    before = list(read(tmp_path, after=0, since=0.0, until=1e12))  # as it is, by the new command
+    assert before[-1]["outcome"] == "ACCEPTED"
+    host_at_the_kill(tmp_path, recorded(path))
+    async with machine(tmp_path, kept=True) as m:
+        await until(m, lambda: OPEN in m.core.store.assignments and not m.assignment(OPEN).state.in_flight)
+    found = list(read(tmp_path, after=0, since=0.0, until=1e12))
+    assert [row["id"] for row in found] == [*(row["id"] for row in before), 11]
+    assert (found[-2]["ended"], found[-1]["began"], found[-1]["outcome"]) == (11, 10, "DONE")
+    assert {(row["gids"], row["read_only"]) for row in (*before, *found)} == {(None, None)}
