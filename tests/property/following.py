@@ -246,14 +246,16 @@ class Watcher:
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
 
-    async def write(self, message: Any) -> None:
+    async def write(self, message: bytes) -> None:
         """The other end of the stream: it may take its time before it takes a message."""
         begun = self._served.loop.time()
         if self.stall_s:
             await asyncio.sleep(self.stall_s)
         self._take(message, begun)
 
-    def _take(self, message: Any, begun: float) -> None:
+    def _take(self, sent: bytes, begun: float) -> None:
+        kind = service_pb2.WatchDevicesResponse if self._kind == "device" else service_pb2.WatchHoldersResponse
+        message: Any = kind.FromString(sent)
         event = message.WhichOneof("event")
         self.events.append(event)
         self._in_order(event, message)

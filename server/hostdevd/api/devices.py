@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from hostdev.v1 import device_pb2, service_pb2
+from hostdev.v1 import service_pb2
 from hostdevd import __version__
 from hostdevd.api import render
 from hostdevd.api.context import Context
@@ -16,7 +16,7 @@ from hostdevd.api.filters import device_filter, related_names, value_filter
 from hostdevd.api.requests import check_host, text
 from hostdevd.api.tokens import resume_token
 from hostdevd.api.watch import Kind, Told, watch
-from hostdevd.api.wire import entry
+from hostdevd.api.wire import entry, moved
 from hostdevd.core.history import Delta
 from hostdevd.core.model import HypervisorInfo
 from hostdevd.core.rights import Permission
@@ -126,25 +126,22 @@ class DeviceRpcs:
         return made if sight.is_whole else lambda view: made(sight.shown_device(view))
 
     def _device_kind(self, sight: Sight) -> Kind[DeviceView]:
-        ctx = self._ctx
+        ctx, item = self._ctx, self._entry_for(sight)
 
-        def item(view: DeviceView) -> device_pb2.Device:
-            return ctx.renderer.device(sight.shown_device(view))
-
-        def change(delta: Delta[DeviceView]) -> service_pb2.DeviceChange:
-            return service_pb2.DeviceChange(
+        def change(delta: Delta[DeviceView]) -> bytes:
+            rest = service_pb2.DeviceChange(
                 kind=change_kind(removed=delta.removed),
-                device=item(delta.item),
                 source=change_source(delta.source),
                 time=render.timestamp(delta.time),
+            )
+            return entry(
+                moved(item(delta.item), service_pb2.DeviceChange.DEVICE_FIELD_NUMBER) + rest.SerializeToString()
             )
 
         return Kind(
             name="devices",
             history=lambda: ctx.store.device_history,
             response=service_pb2.WatchDevicesResponse,
-            snapshot=lambda items: service_pb2.WatchDevicesResponse.Snapshot(devices=items),  # type: ignore[arg-type]
-            batch=lambda items: service_pb2.WatchDevicesResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]
             item=item,
             change=change,
         )

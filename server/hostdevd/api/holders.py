@@ -79,21 +79,23 @@ class HolderRpcs:
     def _holder_kind(self) -> Kind[Holder]:
         ctx = self._ctx
 
-        def change(delta: Delta[Holder]) -> service_pb2.HolderChange:
-            return service_pb2.HolderChange(
+        def item(holder: Holder) -> bytes:
+            return entry(ctx.renderer.holder(holder).SerializeToString())
+
+        def change(delta: Delta[Holder]) -> bytes:
+            made = service_pb2.HolderChange(
                 kind=change_kind(removed=delta.removed),
                 holder=ctx.renderer.holder(delta.item),
                 source=change_source(delta.source),
                 time=render.timestamp(delta.time),
             )
+            return entry(made.SerializeToString())
 
         return Kind(
             name="holders",
             history=lambda: ctx.store.holder_history,
             response=service_pb2.WatchHoldersResponse,
-            snapshot=lambda items: service_pb2.WatchHoldersResponse.Snapshot(holders=items),  # type: ignore[arg-type]
-            batch=lambda items: service_pb2.WatchHoldersResponse.ChangeBatch(changes=items),  # type: ignore[arg-type]
-            item=ctx.renderer.holder,
+            item=item,
             change=change,
         )
 

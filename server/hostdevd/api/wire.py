@@ -9,19 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-_FIELD_1 = b"\x0a"
-"""The tag of field 1 with a length: its number shifted by three, and the wire type 2."""
+
+def _tag(number: int) -> int:
+    """The tag of a field with a length: its number, up to 15, shifted by three, and the wire type 2."""
+    return number << 3 | 2
 
 
-def entry(message: bytes) -> bytes:
-    """A serialized message as field 1 of the message around it."""
+def entry(message: bytes, number: int = 1) -> bytes:
+    """A serialized message as a field of the message around it."""
     size = len(message)
-    prefix = bytearray(_FIELD_1)
+    prefix = bytearray((_tag(number),))
     while size > 0x7F:  # noqa: PLR2004  seven bits a byte
         prefix.append(size & 0x7F | 0x80)
         size >>= 7
     prefix.append(size)
     return bytes(prefix) + message
+
+
+def moved(field_1: bytes, number: int) -> bytes:
+    """An `entry` of field 1 as another field."""
+    return bytes((_tag(number),)) + field_1[1:]
 
 
 def sent(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

@@ -73,10 +73,8 @@ class Flood:
         kind: Any = watching.Kind(
             name="devices",
             history=lambda: None,  # type: ignore[arg-type,return-value]
-            response=lambda **event: bytes(event.get("snapshot") or b""),
-            snapshot=lambda items: b"".join(item.data for item in items),  # type: ignore[attr-defined]
-            batch=list,
-            item=lambda _: SimpleNamespace(data=bytes(1024 * 1024), ByteSize=lambda: 1024 * 1024),  # type: ignore[arg-type,return-value]
+            response=service_pb2.WatchDevicesResponse,
+            item=lambda _: bytes(1024 * 1024),
             change=None,  # type: ignore[arg-type]
         )
         feed: Any = SimpleNamespace(snapshot=lambda: range(64))

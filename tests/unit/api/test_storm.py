@@ -22,8 +22,9 @@ class Client:
         self.messages: list[tuple[float, Any]] = []
         self.written = asyncio.Event()
 
-    async def write(self, message: Any) -> None:
-        self.messages.append((asyncio.get_running_loop().time(), message))
+    async def write(self, message: bytes) -> None:
+        told = service_pb2.WatchDevicesResponse.FromString(message)
+        self.messages.append((asyncio.get_running_loop().time(), told))
         self.written.set()
 
     def batches(self) -> list[tuple[float, Any]]:
