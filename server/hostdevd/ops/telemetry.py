@@ -83,10 +83,17 @@ def _instruments(methods: Iterable[str]) -> Instruments:
     return Instruments(methods)
 
 
-def _tracing(endpoint: str) -> Tracing:
+def check_tracing() -> None:
+    """`TelemetryError` where OpenTelemetry is not installed."""
     try:
-        from hostdevd.ops.tracing import Tracing, otlp  # noqa: PLC0415  an extra: few want it
+        import hostdevd.ops.tracing  # noqa: F401, PLC0415  an extra: few want it
     except ImportError as error:
         raise TelemetryError(f"tracing: OpenTelemetry is missing ({error}); install hostdevd[otel]") from error
+
+
+def _tracing(endpoint: str) -> Tracing:
+    check_tracing()
+    from hostdevd.ops.tracing import Tracing, otlp  # noqa: PLC0415  as above
+
     log.info("sending traces", endpoint=endpoint)
     return Tracing(otlp(endpoint))
