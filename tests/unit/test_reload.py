@@ -137,17 +137,18 @@ SERVE_ALONE = argparse.Namespace(config=None, **{row.name: None for row in OPTIO
 """`hostdevd serve`, without a flag."""
 
 
-async def test_a_default_file_that_was_read_and_is_away_changes_nothing(default_file: Path) -> None:
+def test_a_default_file_that_was_read_and_is_away_changes_nothing(default_file: Path) -> None:
     text = '[access]\nroles = "/r"\n[eligibility]\npolicy = "/p"\n'
     default_file.write_text(text)
     read, applied = reading(SERVE_ALONE), list[tuple[str, Any]]()
-    again = Reconfigure(read(), read, {name: lambda value, name=name: applied.append((name, value)) for name in ALL})
+    apply = {name: lambda value, name=name: applied.append((name, value)) for name in ALL}
+    again = Reconfigure(read(), read, apply)
     default_file.rename(default_file.with_suffix(".away"))
     with pytest.raises(ConfigError, match=r"hostdevd\.toml: No such file"):
-        await again.again()
+        asyncio.run(again.again())
     assert applied == []
     default_file.write_text(f'{text}[log]\nlevel = "error"\n')
-    await again.again()
+    asyncio.run(again.again())
     assert applied == [("log_level", "error")]
 
 

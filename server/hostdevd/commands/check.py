@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import Any
 
 from hostdevd.commands import Commands, add_config, complain
 from hostdevd.config import ConfigError, load, named_file
@@ -108,8 +109,9 @@ def _health(address: str, timeout_s: float) -> str:
     from hostdev.errors import HostdevApiError  # noqa: PLC0415
 
     with Connection.to(address, None, None).open() as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # whose types lack its methods
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 raise HostdevApiError.from_rpc_error(error, "Check") from error
