@@ -131,7 +131,10 @@ def test_the_pods_user_reaches_the_helpers_socket_and_others_do_not() -> None:
 
 def test_its_probes_are_answered_whatever_the_roles_are() -> None:
     [container] = pod()["containers"]
-    assert container["livenessProbe"]["exec"]["command"][:3] == ["hostdevd", "check", "--alive"]
+    alive = container["livenessProbe"]["exec"]["command"]
+    assert alive[:3] == ["hostdevd", "check", "--alive"]
+    # Its configuration is not read: one that is broken since must not end a service that runs.
+    assert f'listen = ["{alive[alive.index("--address") + 1]}"]' in documents()["ConfigMap"]["data"]["hostdevd.toml"]
     for name in PROBES:
         command, probe = container[name]["exec"]["command"], container[name]
         assert command[:2] == ["hostdevd", "check"]  # tests/cli/test_check.py: with roles that leave its user out
