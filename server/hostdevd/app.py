@@ -18,6 +18,7 @@ from hostdevd.api.context import Context, caller_of
 from hostdevd.api.health import Health
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
+from hostdevd.api.methods import METHODS
 from hostdevd.api.pages import Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.server import ADMIN, MAIN, WHOLE, build_server
@@ -245,7 +246,8 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
     policy_file, roles_file = RulesFile(POLICY_FILE, config.policy), RulesFile(ROLES_FILE, config.roles)
     policy, roles = await policy_file.read(), await roles_file.read()
     limits = with_room(limits_of(config))
-    telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing)
+    served = (name.removeprefix("/") for name in METHODS)
+    telemetry = Telemetry(metrics=config.metrics is not None, traces_to=config.tracing, methods=served)
     async with (
         telemetry.running(),
         listening(doors, limits) as listeners,  # first: an address that is taken is told before anything is begun

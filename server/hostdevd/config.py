@@ -127,7 +127,7 @@ class Config:
 
     # The table [sriov].
     sriov_socket: Path = option(
-        Path("/run/hostdevd-sriov.sock"),
+        Path("/run/hostdevd-sriov/helper.sock"),
         FILE,
         "sriov.socket",
         "Where the helper listens that sets the number of SR-IOV virtual functions as root",

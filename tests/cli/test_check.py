@@ -70,6 +70,48 @@ def test_a_check_that_failed_is_shown_and_status_1(tmp_path: Path) -> None:
         assert "hostdevd: LIBVIRT failed: libvirt does not answer" in done.stderr
 
 
+def test_who_may_not_read_the_host_hears_whether_it_is_served(tmp_path: Path) -> None:
+    roles = tmp_path / "roles.toml"
+    roles.write_text('[[rule]]\nname = "others"\nrole = "admin"\nidentities = "uid:4000000000"\n')
+    with serving(tmp_path, "--simulate", "--roles", str(roles)) as (process, file):
+        until = time.monotonic() + 20
+        while (done := check("--config", str(file))).returncode and time.monotonic() < until:
+            time.sleep(0.1)
+        assert (done.returncode, done.stderr) == (0, "")
+        (line,) = done.stdout.splitlines()
+        assert line.startswith(f"unix:{tmp_path}/h.sock: SERVING (NOT_ALLOWED")
+        assert "viewer" in line
+        told = json.loads(check("--config", str(file), "-o", "json").stdout)
+        assert told == {"health": "SERVING", "reason": "NOT_ALLOWED"}
+        alive = check("--config", str(file), "--alive")
+        assert (alive.returncode, alive.stdout) == (0, f"unix:{tmp_path}/h.sock: alive (SERVING)\n")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            frozen = check("--config", str(file), "--alive", "--timeout", "0.5")
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert (frozen.returncode, frozen.stdout) == (1, "")
+        assert "DEADLINE_EXCEEDED" in frozen.stderr
+
+
+def test_a_service_without_libvirt_is_alive_and_not_ready_whatever_the_roles(tmp_path: Path) -> None:
+    roles = tmp_path / "roles.toml"
+    roles.write_text('[[rule]]\nname = "others"\nrole = "admin"\nidentities = "uid:4000000000"\n')
+    where = f"qemu+unix:///system?socket={tmp_path}/nobody"
+    with serving(tmp_path, "--connect", where, "--roles", str(roles)) as (_, file):
+        alive = check("--config", str(file), "--alive", "-o", "json")
+        assert (alive.returncode, json.loads(alive.stdout)) == (0, {"health": "NOT_SERVING"})
+        done = check("--config", str(file))
+        assert done.returncode == 1
+        assert "the service is NOT_SERVING" in done.stderr
+
+
+def test_nobody_there_is_not_alive(tmp_path: Path) -> None:
+    done = check("--alive", "--address", f"unix:{tmp_path}/none.sock")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "UNAVAILABLE" in done.stderr
+
+
 @pytest.mark.parametrize("how", ["address", "file"])
 def test_nobody_there_is_one_line_that_names_the_address(tmp_path: Path, how: str) -> None:
     file, address = tmp_path / "hostdevd.toml", f"unix:{tmp_path}/none.sock"

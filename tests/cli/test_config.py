@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,65 @@ def test_the_service_refuses_what_check_refuses(tmp_path: Path) -> None:
     served = hostdevd("serve", "--simulate", "--config", str(file))
     assert (served.returncode, served.stderr) == (1, checked.stderr)
     assert len(served.stderr.splitlines()) == 2
+
+
+REFUSED = {
+    "a group that is none": (
+        'listen = ["unix:{0}/h.sock"]\n[socket]\ngroup = "nobodys-group"\n',
+        "socket.group: there is no group nobodys-group",
+    ),
+    "a socket twice": ('listen = ["unix:{0}/h.sock", "unix:{0}/h.sock"]\n', "listen: unix:{0}/h.sock: is named twice"),
+    "a port twice": (
+        'listen = ["127.0.0.1:{1}", "localhost:{1}"]\n',
+        "listen: localhost:{1}: is the same as 127.0.0.1:{1}",
+    ),
+    "metrics at a socket of calls": (
+        'listen = ["unix:{0}/h.sock"]\nmetrics = "unix:{0}/h.sock"\n',
+        "metrics: unix:{0}/h.sock: is named twice",
+    ),
+    "metrics at the read-only socket": (
+        'listen = ["unix:{0}/h.sock"]\nmetrics = "unix:{0}/r.sock"\n[socket]\nread_only = "unix:{0}/r.sock"\n',
+        "metrics: unix:{0}/r.sock: is named twice",
+    ),
+    "a socket nowhere": ('listen = ["unix:{0}/none/h.sock"]\n', "listen: unix:{0}/none/h.sock: there is no directory"),
+    "a read-only socket nowhere": (
+        'listen = ["unix:{0}/h.sock"]\n[socket]\nread_only = "unix:{0}/none/r.sock"\n',
+        "socket.read_only: unix:{0}/none/r.sock: there is no directory",
+    ),
+    "a socket in a file's place": ('listen = ["unix:{0}/file"]\n', "listen: unix:{0}/file: {0}/file exists and is no"),
+    "a state nowhere": ('listen = ["unix:{0}/h.sock"]\nstate_dir = "{0}/none/state"\n', "state_dir: {0}/none/state: "),
+    "a state in a file's place": (
+        'listen = ["unix:{0}/h.sock"]\nstate_dir = "{0}/file"\n',
+        "state_dir: {0}/file is no directory",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_check_refuses_what_the_start_refuses(tmp_path: Path, what: str) -> None:
+    text, told = REFUSED[what]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "file").touch()
+    file = tmp_path / "hostdevd.toml"
+    state = "" if "state_dir" in text else f'state_dir = "{tmp_path}/state"\n'
+    file.write_text(f"simulate = true\n{state}{text.format(tmp_path, port)}")
+    checked = hostdevd("config", "check", "--config", str(file))
+    assert (checked.returncode, checked.stdout, len(checked.stderr.splitlines())) == (1, "", 1)
+    assert checked.stderr.startswith(f"hostdevd: {file}: {told.format(tmp_path, port)}")
+    served = hostdevd("serve", "--config", str(file))
+    assert served.returncode == 1, served.stderr
+
+
+def test_check_makes_nothing_and_minds_no_running_service(tmp_path: Path) -> None:
+    text = f'listen = ["127.0.0.1:0", "127.0.0.1:0", "unix:{tmp_path}/h.sock"]\nstate_dir = "{tmp_path}/state"\n'
+    file = tmp_path / "one.toml"
+    file.write_text(text)
+    before = sorted(tmp_path.iterdir())
+    assert hostdevd("config", "check", "--config", str(file)).returncode == 0
+    assert sorted(tmp_path.iterdir()) == before
+    with serving(tmp_path, text):
+        assert hostdevd("config", "check", "--config", str(file)).returncode == 0
 
 
 def test_the_example_in_the_repository_is_right() -> None:

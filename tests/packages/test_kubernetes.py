@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
+import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from hostdevd.config import Config
 from packages.building import version
 from packages.clean_root import ROOT
 
@@ -68,6 +73,72 @@ def test_it_sees_what_the_server_reads_and_may_write_only_its_own() -> None:
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert context["privileged"] is context["allowPrivilegeEscalation"] is False
     assert context["readOnlyRootFilesystem"] is True
+
+
+def helper_socket() -> dict[str, str]:
+    """The settings of the helper's socket unit."""
+    lines = (ROOT / "deploy/systemd/hostdevd-sriov.socket").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]\w+=", line))
+
+
+def test_the_helper_that_sets_virtual_functions_is_where_it_is_looked_for() -> None:
+    path = Config().sriov_socket
+    assert helper_socket()["ListenStream"] == str(path)
+    [container] = pod()["containers"]
+    mounts = [one["mountPath"] for one in container["volumeMounts"]]
+    assert str(path.parent) in mounts  # the directory: a new socket in it is found, too
+    packages = (ROOT / "docs/packages.md").read_text()
+    assert f"--volume {path.parent}:{path.parent}:ro" in packages
+
+
+CONNECT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as peer:
+    peer.connect(sys.argv[1])
+"""
+
+
+def test_the_pods_user_reaches_the_helpers_socket_and_others_do_not() -> None:
+    """With the unit's owner and mode, as the manifest's user without a capability, by a mount that is read-only."""
+    settings = helper_socket()
+    [container] = pod()["containers"]
+    context = container["securityContext"]
+    assert (settings["SocketUser"], context["capabilities"]) == ("hostdevd", {"drop": ["ALL"]})
+    owner = 971
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
+        directory = Path(name)
+        directory.chmod(0o755)
+        path = directory / "helper.sock"
+        listener.bind(str(path))
+        listener.listen()
+        os.chown(path, owner, grp.getgrnam(settings["SocketGroup"]).gr_gid)
+        path.chmod(int(settings["SocketMode"], 8))
+
+        def connects(uid: int, gid: int) -> bool:
+            bare = "--clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs"
+            user = f"setpriv --reuid {uid} --regid {gid} {bare}"
+            mounted = f"mount --bind {name} {name} && mount -o remount,ro,bind {name}"
+            script = f"{mounted} && ! touch {name}/x 2>/dev/null && exec {user} /usr/bin/python3 -c '{CONNECT}' {path}"
+            command = ["unshare", "--mount", "sh", "-c", script]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            assert done.returncode == 0 or "PermissionError" in done.stderr, done.stderr
+            return done.returncode == 0
+
+        assert connects(context["runAsUser"], context["runAsGroup"])
+        assert connects(owner, owner)
+        assert not connects(owner + 1, owner)
+
+
+def test_its_probes_are_answered_whatever_the_roles_are() -> None:
+    [container] = pod()["containers"]
+    alive = container["livenessProbe"]["exec"]["command"]
+    assert alive[:3] == ["hostdevd", "check", "--alive"]
+    # Its configuration is not read: one that is broken since must not end a service that runs.
+    assert f'listen = ["{alive[alive.index("--address") + 1]}"]' in documents()["ConfigMap"]["data"]["hostdevd.toml"]
+    for name in PROBES:
+        command, probe = container[name]["exec"]["command"], container[name]
+        assert command[:2] == ["hostdevd", "check"]  # tests/cli/test_check.py: with roles that leave its user out
+        assert int(command[command.index("--timeout") + 1]) < probe["timeoutSeconds"]
 
 
 def test_its_configuration_is_right_and_its_commands_are_there(tmp_path: Path) -> None:

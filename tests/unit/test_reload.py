@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
+from hostdevd import config
+from hostdevd.commands import reading
 from hostdevd.config import OPTIONS, Config, ConfigError
 from hostdevd.reconfigure import Reconfigure
 from hostdevd.reload import Reload, Reloadable
@@ -82,7 +85,7 @@ async def test_requests_before_it_follows_are_one_turn() -> None:
 ALL = {row.name: row for row in OPTIONS if row.reloads}
 
 
-def applying(config: Config, new: list[Config | Exception]) -> tuple[Reconfigure, list[tuple[str, Any]]]:
+def applying(old: Config, new: list[Config | Exception]) -> tuple[Reconfigure, list[tuple[str, Any]]]:
     applied: list[tuple[str, Any]] = []
 
     def read() -> Config:
@@ -92,7 +95,7 @@ def applying(config: Config, new: list[Config | Exception]) -> tuple[Reconfigure
         return found
 
     apply = {name: lambda value, name=name: applied.append((name, value)) for name in ALL}
-    return Reconfigure(config, read, apply), applied
+    return Reconfigure(old, read, apply), applied
 
 
 async def test_what_can_be_is_applied_and_the_rest_named_until_the_restart() -> None:
@@ -121,6 +124,42 @@ async def test_a_broken_file_changes_nothing() -> None:
     assert applied == []
     await again.again()
     assert applied == [("log_level", "error")]
+
+
+@pytest.fixture
+def default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(config.CONFIG_VARIABLE, raising=False)
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "hostdevd.toml")
+    return tmp_path / "hostdevd.toml"
+
+
+SERVE_ALONE = argparse.Namespace(config=None, **{row.name: None for row in OPTIONS})
+"""`hostdevd serve`, without a flag."""
+
+
+def test_a_default_file_that_was_read_and_is_away_changes_nothing(default_file: Path) -> None:
+    text = '[access]\nroles = "/r"\n[eligibility]\npolicy = "/p"\n'
+    default_file.write_text(text)
+    read, applied = reading(SERVE_ALONE), list[tuple[str, Any]]()
+    apply = {name: lambda value, name=name: applied.append((name, value)) for name in ALL}
+    again = Reconfigure(read(), read, apply)
+    default_file.rename(default_file.with_suffix(".away"))
+    with pytest.raises(ConfigError, match=r"hostdevd\.toml: No such file"):
+        asyncio.run(again.again())
+    assert applied == []
+    default_file.write_text(f'{text}[log]\nlevel = "error"\n')
+    asyncio.run(again.again())
+    assert applied == [("log_level", "error")]
+
+
+def test_a_default_file_that_was_not_there_is_read_once_it_is(default_file: Path) -> None:
+    read = reading(SERVE_ALONE)
+    assert read() == Config()
+    default_file.write_text('[access]\nroles = "/r"\n')
+    assert read().roles == Path("/r")
+    default_file.unlink()
+    with pytest.raises(ConfigError):
+        read()
 
 
 def test_an_option_marked_as_reloaded_is_applied_and_no_other_is() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostdevd.config import DEFAULT_FILE, OPTIONS, named_file
+from hostdevd.config import DEFAULT_FILE, OPTIONS, Config, configured, named_file
 from hostdevd.options.flags import add_flags, given
 from hostdevd.options.layers import Found, collect
 
@@ -33,7 +34,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def found(arguments: argparse.Namespace) -> Found:
     """What a command with `add_options`, the environment and the file say."""
-    return collect(OPTIONS, given(OPTIONS, arguments), os.environ, named_file(arguments.config))
+    return _found(arguments, named_file(arguments.config))
+
+
+def _found(arguments: argparse.Namespace, file: Path | None) -> Found:
+    return collect(OPTIONS, given(OPTIONS, arguments), os.environ, file)
+
+
+def reading(arguments: argparse.Namespace) -> Callable[[], Config]:
+    """The way to read the same again and again; `ConfigError` as from `configured`.
+
+    A file that was read once is the file from then on: while it is away (an editor exchanges it, a mount failed), that
+    is an error, and not a service without options.
+    """
+    settled: Path | None = None
+
+    def read() -> Config:
+        nonlocal settled
+        file = settled or named_file(arguments.config)
+        config = configured(_found(arguments, file))
+        settled = file
+        return config
+
+    return read
 
 
 def complain(faults: Iterable[str]) -> int:

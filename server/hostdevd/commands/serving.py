@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from hostdevd.commands import Commands, add_options, complain, found
-from hostdevd.config import Config, ConfigError, configured
+from hostdevd.commands import Commands, add_options, complain, reading
+from hostdevd.config import ConfigError
 from hostdevd.ops.logs import configure_logs
 
 
@@ -18,10 +18,7 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run it; 0, or 1 when it cannot be served."""
-
-    def read() -> Config:
-        return configured(found(given))
-
+    read = reading(given)
     try:
         config = read()
     except ConfigError as error:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from hostdevd.core.audit import Asked, Ended, Entry, Noted, Outcome
 from hostdevd.core.audit_file import Kept
@@ -88,6 +89,7 @@ class AuditLog:
         """
         begun = await self._journal.accept(replace(entry.asked, device=device))
         entry.accepted = True
+        bind_contextvars(audit=begun)  # on every line from here on; the work's task has a context of its own
         try:
             yield
         except HostdevError as error:

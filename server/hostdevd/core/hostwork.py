@@ -7,11 +7,14 @@ it comes to is there to be seen in the kernel and in libvirt, and a repeat goes 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.failures import device_in_work, shutting_down
@@ -61,9 +64,16 @@ class HostWorks(Generic[T]):
         self._operations.check_free(nodes)
 
     def begin(self, call: str, request: Hashable, device: NodeDevice, doing: Coroutine[None, None, T]) -> HostWork[T]:
-        """Take a device that is free, and run; nothing may be awaited between `check_free` and this."""
+        """Take a device that is free, and run; nothing may be awaited between `check_free` and this.
+
+        Every line in the log of what runs carries the call as `operation` and an id as `work`; and from the moment that
+        its row is in the audit log, the number of that (`core/audit_log.py`).
+        """
         release = self._operations.reserve(self._store.identities.uid(device.name), call)
-        work = HostWork(call, device.name, asyncio.create_task(doing, name=f"{call} {device.name}"))
+        context = copy_context()
+        context.run(bind_contextvars, operation=call, work=str(uuid.uuid4()))
+        task = asyncio.create_task(doing, name=f"{call} {device.name}", context=context)
+        work = HostWork(call, device.name, task)
         self._running[request] = work
 
         def ended(task: asyncio.Task[T]) -> None:
@@ -74,7 +84,7 @@ class HostWorks(Generic[T]):
                 # Its callers may have gone.
                 log.error("work on the host's devices failed", work=task.get_name(), exc_info=fault)
 
-        work.task.add_done_callback(ended)
+        task.add_done_callback(ended, context=context)
         return work
 
     @staticmethod

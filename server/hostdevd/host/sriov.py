@@ -77,7 +77,7 @@ class SriovHelper:
         if error.errno in _NOT_THERE:
             text = f"the helper that sets virtual functions is not there ({why}); switch it on: {_ENABLE}"
             return FunctionsError(FunctionsFault.NO_HELPER, text)
-        text = f"the helper that sets virtual functions cannot be reached ({why}); its socket must be hostdevd's user's"
+        text = f"the helper that sets virtual functions cannot be reached ({why}); its socket must let hostdevd in"
         return FunctionsError(FunctionsFault.NOT_ALLOWED, text)
 
 

@@ -7,13 +7,15 @@ operations, functions of libvirt's. Names of devices, VMs and callers are never 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from hostdevd.core.assignments import Assignment, AssignmentState
 from hostdevd.core.observing import Result
+from hostdevd.core.past import Lost
 
 _QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 """Seconds, for what is quick unless something is wrong: calls into libvirt, events, answers from memory."""
@@ -29,11 +31,27 @@ _OPERATION_OF = {
 }
 """Whose phase it is, by the state that the record has meanwhile; what keeps an assignment true is `upkeep`."""
 
+_AIMS = {"attach": "ATTACHED", "detach": "DETACHED", "follow": "ATTACHED", "move": "ATTACHED", "recover": "ATTACHED"}
+"""Operations, and the state that each is to lead to."""
+_FAILURES = (
+    ("FAILED", "ATTACH_FAILED"),
+    ("FAULT", "UNEXPECTED"),
+    ("INTERRUPTED", ""),
+    ("REFUSED", "STATE_STORE_UNAVAILABLE"),
+)
+"""Outcomes and reasons of the others."""
+_OWN_FAULTS = ("INTERNAL", "UNKNOWN")
+_WATCHES = ("devices", "holders")
+
 
 class Instruments:
-    """All of them, in one registry: `Observer`, `RpcObserver` and `WatchObserver` of the core."""
+    """All of them, in one registry: `Observer`, `RpcObserver` and `WatchObserver` of the core.
 
-    def __init__(self) -> None:
+    `methods` are those that are served. What an alert counts is there from the start, as 0: Prometheus sees no increase
+    in a counter that appears with its first fifty.
+    """
+
+    def __init__(self, methods: Iterable[str] = ()) -> None:
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -70,6 +88,13 @@ class Instruments:
         )
         self._resets = counter("watch_resets", "Watches that had to begin anew, by why.", "watch", "reason")
         self._loop_s = histogram("event_loop_delay_seconds", "How late the event loop is, ten times a second.", _LOOP)
+        for operation, aim in _AIMS.items():
+            for outcome, reason in ((aim, ""), *_FAILURES):
+                self._operations.labels(operation, outcome, reason)
+        for watch, lost in product(_WATCHES, Lost):
+            self._resets.labels(watch, lost)
+        for method, code in product(methods, ("OK", *_OWN_FAULTS)):
+            self._calls.labels(method, code)
 
     # --- calls of clients ----------------------------------------------------------------------------
 

@@ -64,12 +64,24 @@ class _Server(ThreadingMixIn, HTTPServer):
         """Whether there is room; what is not verified is closed."""
         return self._free.acquire(blocking=False)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread can be had: who calls this closes the connection
+            self._free.release()
+            raise
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # Per read and write, and, by the timer, for all of them: a client that sends a byte now and then ends too.
-        request.settimeout(LIMIT_S)
         timer = threading.Timer(LIMIT_S, _cut, (request,))
         timer.daemon = True
-        timer.start()
+        try:
+            # Per read and write, and, by the timer, for all of them: a client that sends a byte now and then ends too.
+            request.settimeout(LIMIT_S)
+            timer.start()
+        except (OSError, RuntimeError):  # without its bound it is not served
+            self.shutdown_request(request)
+            self._free.release()
+            return
         try:
             super().process_request_thread(request, client_address)
         finally:

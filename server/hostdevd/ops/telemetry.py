@@ -7,7 +7,7 @@ and nothing of them costs anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +29,10 @@ class TelemetryError(Exception):
 
 
 class Telemetry:
-    """The observers of one service: none, unless metrics or traces are asked for."""
+    """The observers of one service: none, unless metrics or traces are asked for. `methods`: what it serves."""
 
-    def __init__(self, *, metrics: bool, traces_to: str | None = None) -> None:
-        self._instruments = _instruments() if metrics else None
+    def __init__(self, *, metrics: bool, traces_to: str | None = None, methods: Iterable[str] = ()) -> None:
+        self._instruments = _instruments(methods) if metrics else None
         self._tracing = _tracing(traces_to) if traces_to is not None else None
         observers = [one for one in (self._tracing, self._instruments) if one is not None]
         self.rpcs: tuple[RpcObserver, ...] = tuple(observers)
@@ -74,19 +74,26 @@ class Telemetry:
                 await asyncio.to_thread(self._tracing.close)
 
 
-def _instruments() -> Instruments:
+def _instruments(methods: Iterable[str]) -> Instruments:
     from prometheus_client import disable_created_metrics  # noqa: PLC0415  only where it is asked for
 
     from hostdevd.ops.instruments import Instruments  # noqa: PLC0415
 
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, for nothing
-    return Instruments()
+    return Instruments(methods)
+
+
+def check_tracing() -> None:
+    """`TelemetryError` where OpenTelemetry is not installed."""
+    try:
+        import hostdevd.ops.tracing  # noqa: F401, PLC0415  an extra: few want it
+    except ImportError as error:
+        raise TelemetryError(f"tracing: OpenTelemetry is missing ({error}); install hostdevd[otel]") from error
 
 
 def _tracing(endpoint: str) -> Tracing:
-    try:
-        from hostdevd.ops.tracing import Tracing, otlp  # noqa: PLC0415  an extra: few want it
-    except ImportError as error:
-        raise TelemetryError(f"tracing: OpenTelemetry is missing ({error}); install hostdevd[otel]") from error
+    check_tracing()
+    from hostdevd.ops.tracing import Tracing, otlp  # noqa: PLC0415  as above
+
     log.info("sending traces", endpoint=endpoint)
     return Tracing(otlp(endpoint))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import math
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
+from hostdevd.audit_reader import rows
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignmentState, Scope
 from hostdevd.core.errors import HostdevError
@@ -56,6 +60,11 @@ async def set_to(m: Machine, count: int, device: str = PF, wait_s: float = 30.0)
     return tuple(map(str, facts.virt_functions))
 
 
+def rows_of(directory: Path) -> dict[int, Mapping[str, Any]]:
+    """The audit log, by the rows' numbers."""
+    return {row["id"]: row for row in rows(directory, after=0, since=0, until=math.inf)}
+
+
 async def refused(doing: Awaitable[object]) -> HostdevError:
     with pytest.raises(HostdevError) as caught:
         await doing
@@ -70,6 +79,39 @@ async def test_they_come_and_go_and_the_answer_has_them(m: Machine) -> None:
     assert await set_to(m, 0) == ()
     assert vfs(m) == []
     assert m.core.store.devices[m.name(PF)].eligibility.eligible
+
+
+async def test_the_lines_of_one_call_carry_one_id_and_the_number_of_its_row(m: Machine, tmp_path: Path) -> None:
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        await set_to(m, 4)
+        await set_to(m, 1)
+    lines = [line for line in logs if line["event"] == "virtual functions were set"]
+    assert [line["operation"] for line in lines] == ["SetVirtualFunctions"] * 2
+    assert lines[0]["work"] != lines[1]["work"]
+    rows = rows_of(tmp_path)
+    assert [rows[line["audit"]]["outcome"] for line in lines] == ["ACCEPTED"] * 2
+    assert [rows[line["audit"]]["devices"][0]["name"] for line in lines] == [m.name(PF)] * 2
+    assert lines[0]["audit"] != lines[1]["audit"]
+    # What the callers' own turns log afterwards is not the work's.
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+async def test_a_refusal_and_a_fault_carry_the_id_too(m: Machine, tmp_path: Path) -> None:
+    async def broken(_: PciAddress, count: int) -> None:
+        if count == 3:
+            raise RuntimeError("a fault")
+        raise FunctionsError(FunctionsFault.FAILED, "sysfs: No space left on device")
+
+    m.sim.host.before_functions = broken
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
+        await refused(set_to(m, 4))
+        with pytest.raises(RuntimeError):
+            await set_to(m, 3)
+    told = {line["event"]: line for line in logs if "work" in line}
+    assert {"virtual functions were not set", "work on the host's devices failed"} <= told.keys()
+    rows = rows_of(tmp_path)
+    assert all(rows[line["audit"]]["method"] == line["operation"] == "SetVirtualFunctions" for line in told.values())
+    assert len({line["work"] for line in told.values()}) == 2
 
 
 async def test_a_function_is_the_same_device_when_it_is_made_again(m: Machine) -> None:

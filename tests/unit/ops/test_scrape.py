@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,28 @@ def test_a_client_that_comes_beyond_the_bound_is_closed(
             else:
                 return
         pytest.fail("the places of those who went were not given free")
+
+
+@pytest.mark.parametrize("which", ["the connection's thread", "its timer"])
+def test_threads_that_cannot_be_had_cost_their_connections_and_no_place(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    real, failed = threading.Thread.start, list[str]()
+
+    def start(thread: threading.Thread) -> None:
+        if isinstance(thread, threading.Timer) if which == "its timer" else "process_request" in thread.name:
+            failed.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    with served(registry, path=None, host="127.0.0.1", port=0) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            for _ in range(scrape.MAX_CONNECTIONS + 1):
+                with pytest.raises((ConnectionError, http.client.HTTPException)):
+                    ask(port)
+        assert len(failed) == scrape.MAX_CONNECTIONS + 1
+        assert b"\nsome 3.0\n" in ask(port)
 
 
 def test_others_run_between_two_metrics(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
