@@ -41,6 +41,8 @@ class Renderer:
         self._store = store
         self._host_name = host_name
         self._devices: dict[str, tuple[DeviceView, bytes]] = {}
+        self._host = ""
+        """The host's name in them."""
         self._affected: dict[str, bytes] = {}
         self._shown = store.revision
         self._changed = asyncio.Event()
@@ -48,6 +50,9 @@ class Renderer:
 
     def device_entry(self, view: DeviceView) -> bytes:
         """One device as field 1 of a response."""
+        if self._host != self._host_name():  # as when a new host has its name from the network at last
+            self._host = self._host_name()
+            self._devices.clear()
         known = self._devices.get(view.name)
         if known is not None and known[0] is view:
             return known[1]
