@@ -84,10 +84,6 @@ class Strangers:
         self._names: dict[str, dict[str, None]] = {}
         self._count = 0
 
-    def __len__(self) -> int:
-        """How many."""
-        return self._count
-
     @property
     def is_full(self) -> bool:
         """Whether one must go before another one comes."""
