@@ -170,7 +170,7 @@ async def test_under_tls_a_long_request_passes_at_once_and_a_bit_more_each_time(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EncryptedTurnstile, "wait", lambda _, go_on: counted(go_on))
         await asyncio.wait_for(encrypted.send(1024 * 1024, None), 10)
-    assert asked <= 1024 * 1024 // MOST_BYTES + 5  # each of which takes some milliseconds
+    assert asked <= 24  # each of which takes some milliseconds
 
 
 @pytest.mark.parametrize("bytes_a_call", [50, 90, 300])
@@ -185,6 +185,17 @@ async def test_under_tls_a_flood_waits_for_the_calls_that_it_is(
     await asyncio.wait_for(encrypted.send(600 * bytes_a_call, bytes_a_call), 30)
     # What passed at first after a request passes once; nothing is added to it, however many there are.
     assert encrypted.longest <= (LEAST_BYTES if not before else MOST_BYTES) / bytes_a_call + 2048 / bytes_a_call + 1
+
+
+async def test_under_tls_more_than_a_few_calls_end_what_a_long_request_was_given(encrypted: Service) -> None:
+    await encrypted.send(256 * 1024, None)
+    gate, passage = encrypted.gate, encrypted.passage
+    gate.left(passage)
+    gate.passed(passage, 4 * LEAST_BYTES)
+    assert gate.is_open
+    for _ in range(MOST_PENDING + 1):
+        gate.begun(passage)
+    assert not gate.is_open  # without waiting until it is quiet
 
 
 async def test_under_tls_bytes_behind_the_calls_of_others_wait_longer_but_not_for_ever() -> None:
