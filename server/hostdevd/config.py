@@ -255,13 +255,13 @@ class Config:
         _LIMITS.connections,
         _COUNT,
         "limits.connections",
-        "Connections of a user at the sockets, or of an address with TLS",
+        "Connections of a user at the sockets, or of an address (of IPv6, a /64) with TLS",
     )
     limit_connections_total: int = option(
         _LIMITS.connections_total,
         _COUNT,
         "limits.connections_total",
-        "The same of all callers together; each takes three of the process's open files",
+        "The same of all callers, some kept for each kind of address; each takes three of the process's open files",
     )
     limit_streams_per_connection: int = option(
         _LIMITS.streams_per_connection,

@@ -87,6 +87,19 @@ def stub(channel: grpc.Channel) -> Any:
     return service_pb2_grpc.HostDeviceServiceStub(channel)
 
 
+def fresh(address: str) -> grpc.Channel:
+    """A connection of its own."""
+    return grpc.insecure_channel(address, (("grpc.use_local_subchannel_pool", 1),))
+
+
+def until_logged(service: Service, text: str, count: int = 1) -> None:
+    """Wait for a line of the log."""
+    until = time.monotonic() + 20
+    while service.log.count(text) < count:
+        assert time.monotonic() < until, service.log
+        time.sleep(0.02)
+
+
 def nobody_calls(path: Path, method: str, body: str = "{}", *, gid: int) -> Any:
     """A call by the user nobody, with a program of one file that it may read."""
     program, home = path.with_name("buf"), path.with_name("home")
@@ -186,6 +199,30 @@ def test_connections_without_end_leave_the_others_alone(place: Path) -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)
         with grpc.insecure_channel(service.addresses[0], options) as another:
             stub(another).GetHost(service_pb2.GetHostRequest(), wait_for_ready=True, timeout=20)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may be other users; CI is root")
+def test_users_who_fill_the_socket_for_looking_keep_nobody_from_the_other_one(place: Path) -> None:
+    holding = (
+        "import os, socket, sys\n"
+        "os.setuid(int(sys.argv[2]))\n"
+        "held = [socket.socket(socket.AF_UNIX) for _ in range(256)]\n"
+        "[one.connect(sys.argv[1]) for one in held]\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    options = f'[socket]\nread_only = "unix:{place}/ro"\n'
+    with serving(place, options, listen=2) as service, ExitStack() as stack:
+        for uid in range(50_001, 50_007):
+            command = [sys.executable, "-c", holding, str(place / "ro"), str(uid)]
+            user = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(user)
+            assert user.stdout is not None
+            assert user.stdout.readline() == "\n"
+        until_logged(service, "connections are refused")
+        for _ in range(3):
+            with fresh(service.addresses[0]) as channel:
+                stub(channel).GetHost(service_pb2.GetHostRequest(), wait_for_ready=True, timeout=20)
 
 
 def test_one_caller_with_thousands_of_calls_does_not_keep_another_from_its_own(place: Path) -> None:

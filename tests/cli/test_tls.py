@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import grpc
 import pytest
 
 from cli.authority import Authority, Pair
-from cli.test_peers import place, serving, stub
+from cli.test_peers import fresh, place, serving, stub, until_logged
 from hostdev.v1 import service_pb2
 
 __all__ = ["place"]
@@ -140,13 +142,6 @@ class Watching:
         self._thread.join()
 
 
-def until_logged(service: Any, text: str, count: int = 1) -> None:
-    until = time.monotonic() + 20
-    while service.log.count(text) < count:
-        assert time.monotonic() < until, service.log
-        time.sleep(0.02)
-
-
 def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
     old, new = Authority(place, "old"), Authority(place, "new")
     server = old.issue("server", *SERVER)
@@ -184,3 +179,63 @@ def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
         watching.wait_for("change_batch")  # on the connection of before
         assert "end" not in watching.had
         watching.close()
+
+
+def beside_a_socket(place: Path, server: Pair, clients: Authority) -> str:
+    """Options for TLS, and a unix socket and one for looking beside it."""
+    return tls(server, clients, f'[socket]\nread_only = "unix:{place}/ro"\n').replace("[", f'["unix:{place}/s", ', 1)
+
+
+def test_addresses_without_a_certificate_keep_nobody_out(place: Path) -> None:
+    """As many connections as there may be, and who does have a certificate, or comes by another door, is let in."""
+    authority = Authority(place)
+    server, client = authority.issue("server", *SERVER), authority.issue("client", "DNS:a.example")
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300)
+    with serving(place, beside_a_socket(place, server, authority), listen=3) as service, ExitStack() as stack:
+        unix, network, looking = service.addresses
+        get = service_pb2.GetDeviceRequest(device="pci_0000_01_00_0")
+        early = stack.enter_context(channel_to(network, authority, client))
+        stub(early).GetDevice(get, wait_for_ready=True, timeout=20)
+        before = service.open_files()
+        for number in range(1100):
+            one = stack.enter_context(socket.socket())
+            one.bind((f"127.0.0.{2 + number % 6}", 0))
+            one.connect(("127.0.0.1", int(network.rpartition(":")[2])))
+            if number % 2:
+                one.send(hello)
+        until_logged(service, "they have not shown who they are")
+        for address in (unix, looking):
+            with fresh(address) as channel:
+                stub(channel).GetDevice(get, timeout=20)
+        assert code_of(network, authority, client) is grpc.StatusCode.OK
+        stub(early).GetDevice(get, timeout=20)
+        assert service.open_files() - before < 3 * 1024 // 4
+        assert "connections are refused" not in service.log
+
+
+def test_a_long_request_is_as_long_under_tls_and_a_flood_keeps_nobody_waiting(place: Path) -> None:
+    authority = Authority(place)
+    server, client = authority.issue("server", *SERVER), authority.issue("client", "DNS:a.example")
+    long = service_pb2.ListHoldersRequest(devices=[f"{number:0240}" for number in range(1000)])
+    get = service_pb2.GetDeviceRequest(device="pci_0000_01_00_0")
+    with (
+        serving(place, beside_a_socket(place, server, authority), listen=3) as service,
+        fresh(service.addresses[0]) as channel,
+        channel_to(service.addresses[1], authority, client) as flooding,
+    ):
+        took: list[float] = []
+        for _ in range(4):
+            stub(flooding).GetDevice(get, wait_for_ready=True)
+            began = time.monotonic()
+            stub(flooding).ListHolders(long, timeout=20)
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.5, took  # of 242,000 bytes; when each 256 of them counted as a call it was 3 s
+        stub(channel).GetDevice(get, wait_for_ready=True)
+        calls = [stub(flooding).GetDevice.future(get) for _ in range(3000)]
+        waits: list[float] = []
+        while not calls[-1].done() and len(waits) < 100:
+            began = time.monotonic()
+            stub(channel).GetDevice(get, timeout=10)
+            waits.append(time.monotonic() - began)
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}
+        assert sorted(waits)[len(waits) // 2] < 0.5, waits

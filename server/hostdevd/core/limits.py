@@ -36,7 +36,7 @@ class Limits:
     """Of each identity, and with `_total` of all together.
 
     `reads`, `mutations` and `watchers` are calls at the same time; a dry run is a read. `connections` are counted by
-    the user at a unix socket, and by the address of a certificate's bearer, who is not known yet.
+    the user at a unix socket, and by the address (of IPv6, its /64) of a certificate's bearer, who is not known yet.
     """
 
     mutations_per_minute: int = 600

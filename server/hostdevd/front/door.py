@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import secrets
 import socket
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from hostdevd.core.caller import LOOPBACK, Caller
 from hostdevd.core.limits import Limits
 from hostdevd.front.forwarding import Link, Pipe
 from hostdevd.front.peers import peer_of
-from hostdevd.front.turnstile import Turnstile
+from hostdevd.front.places import NoPlaceError, Place, Places, Strangers
+from hostdevd.front.turnstile import LOST_S, EncryptedTurnstile, Passage, Pulse, Turnstile
 
 log = structlog.get_logger()
 
@@ -32,7 +34,9 @@ PAUSE_S = 0.5
 TOLD_EVERY_S = 60.0
 """How often the log says the same of the same visitor."""
 _KEPT = 1024
-"""Of those who are gone; what is known of them is forgotten when that makes no difference."""
+"""Of whom the log has told; then all of them are forgotten."""
+_STRANGERS = 8
+"""One connection in so many may be one by TLS that has not shown yet who it is from."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
@@ -69,11 +73,25 @@ def on_loopback(connection: socket.socket) -> Visitor:
 def by_certificate(connection: socket.socket) -> Visitor:
     """Somebody whose certificate will tell; until then, an address."""
     _without_delay(connection)
-    return Visitor(f"address:{connection.getpeername()[0]}", None)
+    return Visitor(f"address:{_who_has(connection.getpeername()[0])}", None)
+
+
+def _who_has(address: str) -> str:
+    """What one client may have all of: an address of IPv4, and the last 64 bits of one of IPv6."""
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(ipaddress.IPv6Network((int(found), 64), strict=False))
+        found = found.ipv4_mapped
+    return str(found)
 
 
 def _without_delay(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+_KEPT_PLACES: dict[Recognise, int] = {at_socket: 4, at_read_only_socket: 8, on_loopback: 8, by_certificate: 8}
+"""One place in so many is kept for each kind of door that there is. Most for the one that not everybody reaches."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +107,7 @@ class _Door:
 
 @dataclass(slots=True, eq=False)
 class _Regular:
-    """All connections of one visitor."""
+    """All connections of one visitor, and those that have just ended."""
 
     turnstile: Turnstile
     names: set[str] = field(default_factory=set)
@@ -98,7 +116,9 @@ class _Regular:
 @dataclass(slots=True, eq=False)
 class _Connection:
     visitor: Visitor
+    place: Place
     regular: _Regular
+    passage: Passage
     link: Link
 
 
@@ -106,12 +126,14 @@ class Front:
     """All public sockets of the service, on the loop that makes it; `close` ends everything."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._pipe = Pipe()
         self._doors: list[_Door] = []
         self._connections: dict[str, _Connection] = {}
+        self._places = Places(limits.connections, limits.connections_total)
+        self._strangers = Strangers(max(1, limits.connections_total // _STRANGERS))
         self._regulars: dict[str, _Regular] = {}
+        self._pulse = Pulse()
         self._told_at: dict[str, float] = {}
 
     @property
@@ -125,13 +147,16 @@ class Front:
         return found.visitor if found is not None else None
 
     def begun(self, name: str) -> None:
-        """The service has begun a call of this connection."""
+        """The service has begun a call of this connection. Under TLS the client has shown its certificate before."""
+        self._pulse.beats += 1
         found = self._connections.get(name)
         if found is not None:
-            found.regular.turnstile.begun()
+            self._strangers.known(found.visitor.key, name)
+            found.regular.turnstile.begun(found.passage)
 
     def open(self, listening: socket.socket, target: Path, recognise: Recognise) -> None:
         """Accept at a socket from now on; the front closes it. `target` is the private socket behind it."""
+        self._places.keep(recognise, _KEPT_PLACES[recognise])
         door = _Door(listening, str(target), recognise)
         self._doors.append(door)
         self._resume(door)
@@ -192,8 +217,8 @@ class Front:
     def _let_in(self, door: _Door, client: socket.socket) -> None:
         client.settimeout(0)
         visitor = door.recognise(client)
-        regular = self._regular(visitor.key)
-        if self._is_full(visitor.key, regular):
+        place = self._place(door, visitor)
+        if place is None:
             client.close()
             return
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -202,39 +227,47 @@ class Front:
             server.bind(f"\0{name}")
             server.connect(door.target)
         except OSError:
+            self._places.leave(place)
             server.close()
             raise
+        regular = self._regular(visitor)
         regular.names.add(name)
-        link = Link(
-            self._pipe,
-            client,
-            server,
-            regular.turnstile,
-            encrypted=visitor.caller is None,
-            on_close=lambda: self._ended(name),
-            loop=self._loop,
-        )
-        self._connections[name] = _Connection(visitor, regular, link)
+        passage = regular.turnstile.passage()
+        link = Link(self._pipe, client, server, passage, on_close=lambda: self._ended(name), loop=self._loop)
+        self._connections[name] = _Connection(visitor, place, regular, passage, link)
+        if visitor.caller is None:
+            self._strangers.came(visitor.key, name)
 
-    def _regular(self, key: str) -> _Regular:
-        found = self._regulars.get(key)
-        if found is None:
-            if len(self._regulars) >= _KEPT:
-                self._regulars = {
-                    name: one for name, one in self._regulars.items() if one.names or not one.turnstile.is_unused
-                }
-            found = self._regulars[key] = _Regular(Turnstile(self._loop))
-        return found
+    def _place(self, door: _Door, visitor: Visitor) -> Place | None:
+        """A place, if need be that of a stranger, who goes for another one; None: it was told that there is none."""
+        is_stranger = visitor.caller is None
+        if is_stranger and self._strangers.is_full:
+            self._send_away(self._strangers.first_to_go())
+        try:
+            try:
+                return self._places.take(door.recognise, visitor.key)
+            except NoPlaceError as full:
+                if not (is_stranger and self._send_away(self._strangers.first_to_go(full.of))):
+                    raise
+                return self._places.take(door.recognise, visitor.key)
+        except NoPlaceError as full:
+            self._tell(full.of or "all", "connections are refused: there are too many", of=full.of or "all")
+            return None
 
-    def _is_full(self, key: str, regular: _Regular) -> bool:
-        if len(self._connections) >= self._limits.connections_total:
-            who = "all"
-        elif len(regular.names) >= self._limits.connections:
-            who = key
-        else:
+    def _send_away(self, name: str | None) -> bool:
+        if name is None:
             return False
-        self._tell(who, "connections are refused: there are too many", of=who)
+        self._tell("strangers", "connections are ended for new ones: they have not shown who they are from")
+        self._connections[name].link.close()
         return True
+
+    def _regular(self, visitor: Visitor) -> _Regular:
+        found = self._regulars.get(visitor.key)
+        if found is None:
+            encrypted = visitor.caller is None
+            turnstile = EncryptedTurnstile(self._loop, self._pulse) if encrypted else Turnstile(self._loop)
+            found = self._regulars[visitor.key] = _Regular(turnstile)
+        return found
 
     def _tell(self, about: str, event: str, **facts: object) -> None:
         now = self._loop.time()
@@ -246,4 +279,19 @@ class Front:
         log.warning(event, connections=self.connections, **facts)
 
     def _ended(self, name: str) -> None:
-        self._connections.pop(name).regular.names.discard(name)
+        connection = self._connections.pop(name)
+        self._places.leave(connection.place)
+        self._strangers.known(connection.visitor.key, name)
+        if connection.regular.turnstile.has_pending(connection.passage):
+            # Not at once: the service may still begin them, and who comes again and again would pass any number.
+            self._loop.call_later(LOST_S, self._forget, connection, name)
+        else:
+            self._forget(connection, name)
+
+    def _forget(self, connection: _Connection, name: str) -> None:
+        regular = connection.regular
+        regular.names.discard(name)
+        regular.turnstile.left(connection.passage)
+        if not regular.names:  # whoever waits there waits for nothing
+            regular.turnstile.close()
+            del self._regulars[connection.visitor.key]

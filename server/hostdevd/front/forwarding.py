@@ -1,8 +1,8 @@
 """The bytes of one connection, to the gRPC server and back.
 
 All on the service's own loop. Answers go by `splice`: the kernel moves pages from socket to socket through a pipe, and
-nothing is copied (docs/benchmarks.md has the figures, beside those of the alternatives). Requests are small, and are
-looked at for how many calls they are. One pipe and one buffer serve all connections, since every turn leaves them
+nothing is copied (docs/benchmarks.md has the figures, beside those of the alternatives). Requests are small, and pass a
+turnstile. One pipe and one buffer serve all connections, since every turn leaves them
 empty; what a receiver has no room for is kept here, and nothing more is read until that is gone.
 """
 
@@ -16,7 +16,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from hostdevd.front.turnstile import EncryptedCalls, Http2Calls, Turnstile
+from hostdevd.front.turnstile import Passage
 
 ANSWER_BYTES = 256 * 1024
 """What a turn of the loop moves to a client at most."""
@@ -126,19 +126,16 @@ class _Answers(_Lane):
 
 
 class _Requests(_Lane):
-    __slots__ = ("_calls", "_turnstile")
+    __slots__ = ("_passage",)
 
-    def __init__(
-        self, link: Link, source: socket.socket, sink: socket.socket, turnstile: Turnstile, *, encrypted: bool
-    ) -> None:
+    def __init__(self, link: Link, source: socket.socket, sink: socket.socket, passage: Passage) -> None:
         super().__init__(link, source, sink)
-        self._turnstile = turnstile
-        self._calls: EncryptedCalls | Http2Calls = EncryptedCalls() if encrypted else Http2Calls()
+        self._passage = passage
 
     def _readable(self) -> None:
-        if not self._turnstile.is_open:
+        if not self._passage.is_open:
             self._link.loop.remove_reader(self._source)
-            self._turnstile.wait(self.listen)
+            self._passage.wait(self.listen)
             return
         buffer = self._link.pipe.buffer
         try:
@@ -151,7 +148,7 @@ class _Requests(_Lane):
             self._end()
             return
         read = buffer[:count]
-        self._turnstile.passed(self._calls.count(read))
+        self._passage.passed(read)
         try:
             sent = self._sink.send(read)
         except BlockingIOError:
@@ -176,9 +173,8 @@ class Link:
         pipe: Pipe,
         client: socket.socket,
         server: socket.socket,
-        turnstile: Turnstile,
+        passage: Passage,
         *,
-        encrypted: bool,
         on_close: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -187,7 +183,7 @@ class Link:
         self._client = client
         self._server = server
         self._on_close: Callable[[], None] | None = on_close
-        self._forth = _Requests(self, client, server, turnstile, encrypted=encrypted)
+        self._forth = _Requests(self, client, server, passage)
         self._back = _Answers(self, server, client)
         self._look: asyncio.TimerHandle | None = None
         self._forth.listen()

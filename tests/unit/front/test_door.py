@@ -117,21 +117,22 @@ async def test_too_many_of_one_user_and_of_all_stay_outside(tmp_path: Path, behi
     front = front_at(tmp_path / "s", behind, Limits(connections=3, connections_total=4))
     port, *_ = open_tcp(parse_address("127.0.0.1:0"))
     front.open(port, behind.path, on_loopback)
-    inside = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(3)]
+    inside = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(2)]
+    inside.append(await asyncio.open_connection(*port.getsockname()))
     for reader, _ in inside:
         await name_of(reader)
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
-            reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+            reader, writer = await asyncio.open_connection(*port.getsockname())
             assert await reader.read() == b""
             writer.close()
-        assert [entry["of"] for entry in logs] == [f"uid:{os.getuid()}"]  # told once
-        inside.append(await asyncio.open_connection(*port.getsockname()))  # who is not that user is let in
+        assert [entry["of"] for entry in logs] == ["all"]  # told once
+        inside.append(await asyncio.open_unix_connection(tmp_path / "s"))  # what is kept for that one
         await name_of(inside[-1][0])
-        reader, writer = await asyncio.open_connection(*port.getsockname())
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         assert await reader.read() == b""
         writer.close()
-        assert [entry["of"] for entry in logs] == [f"uid:{os.getuid()}", "all"]
+        assert [entry["of"] for entry in logs] == ["all", f"uid:{os.getuid()}"]
     inside.pop(0)[1].close()
     await until(lambda: front.connections == 3)
     reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
@@ -140,6 +141,75 @@ async def test_too_many_of_one_user_and_of_all_stay_outside(tmp_path: Path, behi
         one.close()
     await until(lambda: not front.connections)
     front.close()
+
+
+def tcp_door(front: Front, behind: Behind) -> int:
+    (listening,) = open_tcp(parse_address("127.0.0.1:0"))
+    front.open(listening, behind.path, by_certificate)
+    port: int = listening.getsockname()[1]
+    return port
+
+
+async def test_who_has_shown_no_certificate_makes_way_for_the_next(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind, Limits(connections_total=32))
+    port = tcp_door(front, behind)
+
+    async def come(host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+        return reader, writer, (await name_of(reader)).removeprefix("\0")
+
+    known = await come("127.0.0.2")
+    front.begun(known[2])
+    early = await come("127.0.0.3")
+    with structlog.testing.capture_logs() as logs:
+        flood = [await come("127.0.0.4") for _ in range(100)]
+        assert front.connections == 1 + 32 // 8
+        assert [entry["event"][:21] for entry in logs] == ["connections are ended"]  # told once
+    for reader, _, _ in flood[:97]:
+        assert await reader.read() == b""  # in turn, and of those who have most
+    for one in (known, early, flood[-1]):
+        one[1].write(b"hello")
+        assert await one[0].readexactly(5) == b"hello"
+    others = [await come(f"127.0.1.{number}") for number in range(1, 5)]
+    assert front.visitor(known[2]) is not None
+    assert front.visitor(early[2]) is None
+    for _, writer, _ in (known, early, *flood, *others):
+        writer.close()
+    await until(lambda: not front.connections and not front._regulars)
+    front.close()
+
+
+async def test_a_stranger_has_no_place_that_its_own_neighbour_could_have(tmp_path: Path, behind: Behind) -> None:
+    """Where the doors are full, and where one address has all that it may."""
+    front = front_at(tmp_path / "s", behind, Limits(connections=3, connections_total=64))
+    port = tcp_door(front, behind)
+    inside = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    names = [(await name_of(reader)).removeprefix("\0") for reader, _ in inside]
+    front.begun(names[0])
+    inside.append(await asyncio.open_connection("127.0.0.1", port))
+    names.append((await name_of(inside[-1][0])).removeprefix("\0"))
+    assert [front.visitor(name) is not None for name in names] == [True, False, True, True]
+    for name in names:
+        front.begun(name)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert await reader.read() == b""
+    for _, one in (*inside, (reader, writer)):
+        one.close()
+    front.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_addresses_of_one_client_are_one(address: str, key: str) -> None:
+    assert door._who_has(address) == key
 
 
 def come_and_go(path: str, count: int) -> None:
@@ -160,7 +230,35 @@ async def test_connections_that_come_and_go_leave_nothing_behind(tmp_path: Path,
     before = descriptors()
     await asyncio.to_thread(come_and_go, str(tmp_path / "s"), 1000)
     await until(lambda: not front.connections and len(descriptors()) == len(before))
-    assert [len(regular.names) for regular in front._regulars.values()] == [0]
+    await until(lambda: not front._regulars)
+    front.close()
+
+
+async def test_nothing_is_kept_of_an_address_that_has_gone(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind)
+    port = tcp_door(front, behind)
+    for number in range(1, 101):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.2.{number}", 0))
+        writer.write(b"hello" * 2000)  # more than passes at once
+        writer.close()
+    await until(lambda: not front.connections)
+    await until(lambda: not front._regulars)
+    front.close()
+
+
+async def test_calls_of_a_connection_that_has_gone_are_no_longer_counted(tmp_path: Path, behind: Behind) -> None:
+    front = front_at(tmp_path / "s", behind)
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    turnstile = front._connections[(await name_of(reader)).removeprefix("\0")].regular.turnstile
+    for _ in range(3):
+        _, goes = await asyncio.open_unix_connection(tmp_path / "s")
+        goes.write(b"x" * 24 + b"\0\0\0\1\4\0\0\0\1" * 10)
+        await until(lambda: turnstile._total)
+        goes.close()
+        await until(lambda: front.connections == 1)
+        await until(lambda: not turnstile._total)  # a bit later: who comes anew each time gains nothing
+    writer.close()
+    await until(lambda: not front._regulars)
     front.close()
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hostdevd.front import forwarding
+from hostdevd.front import forwarding, turnstile
 from hostdevd.front.forwarding import ANSWER_BYTES, Link, Pipe
-from hostdevd.front.turnstile import MOST_PENDING, Turnstile
+from hostdevd.front.turnstile import MOST_PENDING, Passage, Turnstile
 
 MUCH = os.urandom(4 * 1024 * 1024)
 
@@ -26,6 +26,7 @@ class Ends:
     inner: tuple[socket.socket, socket.socket]
     link: Link
     turnstile: Turnstile
+    passage: Passage
     closed: list[bool] = field(default_factory=list)
 
     @property
@@ -48,18 +49,11 @@ async def ends(pipe: Pipe) -> AsyncIterator[Ends]:
     for one in (client, server, inner_client, inner_server):
         one.settimeout(0)
     loop, closed = asyncio.get_running_loop(), list[bool]()
-    turnstile = Turnstile(loop)
-    link = Link(
-        pipe,
-        inner_client,
-        inner_server,
-        turnstile,
-        encrypted=False,
-        on_close=lambda: closed.append(True),
-        loop=loop,
-    )
-    yield Ends(client, server, (inner_client, inner_server), link, turnstile, closed)
-    turnstile.close()
+    gate = Turnstile(loop)
+    passage = gate.passage()
+    link = Link(pipe, inner_client, inner_server, passage, on_close=lambda: closed.append(True), loop=loop)
+    yield Ends(client, server, (inner_client, inner_server), link, gate, passage, closed)
+    gate.close()
     link.close()
     client.close()
     server.close()
@@ -174,7 +168,8 @@ def calls(count: int) -> bytes:
     return b"\0\0\0\1\4\0\0\0\1" * count
 
 
-async def test_a_flood_waits_in_its_senders_buffers(ends: Ends) -> None:
+async def test_a_flood_waits_in_its_senders_buffers(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "LOST_S", 10.0)  # none is lost here, however slow this machine is
     sent = b"x" * 24 + calls(1000)
     await asyncio.get_running_loop().sock_sendall(ends.client, sent)
     came = await received(ends.server, forwarding.REQUEST_BYTES)
@@ -183,7 +178,7 @@ async def test_a_flood_waits_in_its_senders_buffers(ends: Ends) -> None:
         ends.server.recv(1)
     begun = 0
     while len(came) < len(sent):
-        ends.turnstile.begun()
+        ends.turnstile.begun(ends.passage)
         begun += 1
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -203,5 +198,5 @@ async def test_a_link_that_ends_while_it_waits_leaves_nothing_behind(ends: Ends)
     ends.link.close()
     assert ends.is_closed
     for _ in range(500):
-        ends.turnstile.begun()
-    assert ends.turnstile.is_unused
+        ends.turnstile.begun(ends.passage)
+    assert not ends.turnstile.has_pending(ends.passage)
