@@ -27,7 +27,10 @@ _INSTALLED = {
     "systemd/hostdevd.tmpfiles": Path("/usr/lib/tmpfiles.d/hostdevd.conf"),
     "polkit/50-hostdevd.rules": RULES,
 }
+# An interpreter with a library beside it looks for it where it was built, which the unit's user may not read; then it
+# must not be the distribution's of the same name.
 _PROGRAM = """#!/bin/sh
+export LD_LIBRARY_PATH=/lab/python/lib
 export PYTHONPATH=/lab/service/lib:/lab/site-packages PYTHONDONTWRITEBYTECODE=1
 exec /lab/python/bin/{interpreter} -m hostdevd "$@"
 """
