@@ -28,9 +28,10 @@ from hostdevd.core.administration import Administration
 from hostdevd.core.audit_log import AuditLog, Retention
 from hostdevd.core.effects import Effects
 from hostdevd.core.engine import Engine
+from hostdevd.core.holders import UNREAD
 from hostdevd.core.identity import Identities
 from hostdevd.core.journal import Journal
-from hostdevd.core.model import Check, CheckCode, CheckStatus
+from hostdevd.core.model import Check, CheckCode, CheckStatus, OfVm
 from hostdevd.core.observing import NOBODY, Observer, Several
 from hostdevd.core.policy import NO_POLICY, Policy, PolicyError
 from hostdevd.core.ports import Clock, Connected, Disconnected, Event, HostPort, HypervisorPort
@@ -426,7 +427,7 @@ async def _checks(core: Core, config: Config, guard: GuardFile) -> Sequence[Chec
     return (libvirt, devices, *host, state)
 
 
-def _with_libvirts(check: Check, pools: tuple[str, ...], domains: tuple[str, ...] = ()) -> Check:
+def _with_libvirts(check: Check, pools: tuple[str, ...], domains: tuple[OfVm, ...] = ()) -> Check:
     """What libvirt's networks own and VMs hold is a use that the host itself knows nothing of."""
     if check.code is not CheckCode.HOST_USES or not (pools or domains):
         return check
@@ -435,8 +436,8 @@ def _with_libvirts(check: Check, pools: tuple[str, ...], domains: tuple[str, ...
         "see `virsh net-list`, that virtnetworkd runs, and that hostdevd may search and read networks" if pools else "",
         "see `virsh dumpxml` of these virtual machines" if domains else "",
     )
-    message = "; ".join(filter(None, (told[0], *pools, *domains)))
-    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], *remedies))))
+    message = "; ".join(filter(None, (told[0], *pools, UNREAD if domains else "")))
+    return Check(check.code, CheckStatus.FAIL, message, "; ".join(filter(None, (told[1], *remedies))), domains)
 
 
 def _with_refused(check: Check, refused: Sequence[str]) -> Check:

@@ -17,7 +17,7 @@ from hostdevd.core.assignments import Assignment, AssignmentState, GroupPolicy, 
 from hostdevd.core.engine import DEFAULT_WAIT_S, Outcome
 from hostdevd.core.errors import invalid_field
 from hostdevd.core.plan import AttachRequest
-from hostdevd.core.redaction import plan_for
+from hostdevd.core.redaction import assignment_for, plan_for
 from hostdevd.core.release import DetachRequest
 from hostdevd.core.sight import Sight
 
@@ -119,7 +119,10 @@ class AssignmentRpcs:
             found = [assignment for assignment in ctx.store.assignments.values() if matches(assignment)]
             found.sort(key=lambda assignment: (assignment.create_time, assignment.name), reverse=True)
             # Made here, since drivers and addresses are those of the list's revision.
-            return (entry(ctx.renderer.assignment(assignment).SerializeToString()) for assignment in found)
+            return (
+                entry(ctx.renderer.assignment(assignment_for(sight, assignment)).SerializeToString())
+                for assignment in found
+            )
 
         page = await ctx.pages.page(request, lambda: ctx.store.revision, select, lambda made: made, sight.view)
         return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, sight, page.revision))
@@ -133,8 +136,9 @@ class AssignmentRpcs:
         ctx = self._ctx
         ctx.begin_read(request.host)
         ctx.engine.require_records()
-        assignment = ctx.sight(context).find_assignment(text("name", request.name, required=True))
-        return service_pb2.GetAssignmentResponse(assignment=ctx.renderer.assignment(assignment))
+        sight = ctx.sight(context)
+        found = sight.find_assignment(text("name", request.name, required=True))
+        return service_pb2.GetAssignmentResponse(assignment=ctx.renderer.assignment(assignment_for(sight, found)))
 
     async def ForgetAssignment(  # noqa: N802
         self,
@@ -145,14 +149,15 @@ class AssignmentRpcs:
         ctx = self._ctx
         check_host(request.host, ctx.sync.info)
         name = text("name", request.name, required=True)
-        assignment = await ctx.engine.forget(name, ctx.sight(context), ENTRY.get())
-        return service_pb2.ForgetAssignmentResponse(assignment=ctx.renderer.assignment(assignment))
+        sight = ctx.sight(context)
+        gone = await ctx.engine.forget(name, sight, ENTRY.get())
+        return service_pb2.ForgetAssignmentResponse(assignment=ctx.renderer.assignment(assignment_for(sight, gone)))
 
     def _result(self, outcome: Outcome, sight: Sight) -> dict[str, Any]:
         ctx = self._ctx
-        assignment = ctx.renderer.assignment(outcome.assignment) if outcome.assignment is not None else None
+        assignment = assignment_for(sight, outcome.assignment) if outcome.assignment is not None else None
         return {
-            "assignment": assignment,
+            "assignment": ctx.renderer.assignment(assignment) if assignment is not None else None,
             "plan": ctx.renderer.plan(plan_for(sight, outcome.plan)),
             "revision": ctx.store.revision,
             "resume_token": resume_token(ctx.store, sight),

@@ -19,6 +19,7 @@ from hostdevd.api.watch import Kind, Told, watch
 from hostdevd.api.wire import entry, moved
 from hostdevd.core.history import Delta
 from hostdevd.core.model import HypervisorInfo
+from hostdevd.core.redaction import check_for
 from hostdevd.core.rights import Permission
 from hostdevd.core.sight import Sight
 from hostdevd.core.views import DeviceView
@@ -36,12 +37,13 @@ class DeviceRpcs:
 
     _ctx: Context
 
-    async def GetHost(self, request: service_pb2.GetHostRequest, context: Rpc) -> service_pb2.GetHostResponse:  # noqa: N802, ARG002
+    async def GetHost(self, request: service_pb2.GetHostRequest, context: Rpc) -> service_pb2.GetHostResponse:  # noqa: N802
         """Answer also while libvirt is away: that is when it is asked."""
         ctx = self._ctx
         if ctx.sync.info is not None:
             check_host(request.host, ctx.sync.info)
-        checks = await ctx.checks()
+        sight = ctx.sight(context)
+        checks = [check_for(sight, check) for check in await ctx.checks()]
         info = ctx.sync.info or _NOBODY
         return service_pb2.GetHostResponse(host=render.host(info, __version__, ctx.sync.synced_time, checks))
 

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from hostdev.v1 import error_pb2
 from hostdevd.core.errors import PRECONDITIONS, HostdevError
-from hostdevd.core.model import Reason
+from hostdevd.core.model import OfVm, Reason
 
 DOMAIN = "hostdevd"
 DETAILS_TRAILER = "grpc-status-details-bin"
@@ -60,12 +60,18 @@ def code_of(error: HostdevError) -> grpc.StatusCode:
     return STATUS_OF[error.reason]
 
 
+def with_vms(message: str, *vms: OfVm | None) -> str:
+    """A text with what it left out of machines; who may not be told of one has been seen to before."""
+    told = "; ".join(str(one) for one in vms if one is not None)
+    return f"{message} ({told})" if told else message
+
+
 def reason_message(reason: Reason) -> error_pb2.Reason:
     """A reason as the API's message."""
     return error_pb2.Reason(
         code=error_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.code}"),
         subject=reason.subject,
-        message=reason.message,
+        message=with_vms(reason.message, reason.of_vm),
         remedy=reason.remedy,
     )
 
@@ -137,7 +143,7 @@ def _violations(error: HostdevError) -> list[error_details_pb2.PreconditionFailu
     room = _VIOLATIONS_LIMIT_BYTES
     for reason in error.reasons:
         violation = error_details_pb2.PreconditionFailure.Violation(
-            type=reason.code, subject=reason.subject, description=_cut(reason.message)
+            type=reason.code, subject=reason.subject, description=_cut(with_vms(reason.message, reason.of_vm))
         )
         room -= violation.ByteSize()
         if room < 0:

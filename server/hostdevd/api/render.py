@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
 from hostdev.v1 import assignment_pb2, device_pb2, group_pb2, holder_pb2, host_pb2, service_pb2
-from hostdevd.api.errors import DOMAIN, reason_message
+from hostdevd.api.errors import DOMAIN, reason_message, with_vms
 from hostdevd.api.wire import entry
 from hostdevd.core.assignments import Assignment, Failure
 from hostdevd.core.graph import iommu_group_of
@@ -253,7 +253,7 @@ class Renderer:
                 assignment_pb2.AssignmentCondition(
                     code=device_pb2.ConditionCode.Value(f"CONDITION_CODE_{condition.code}"),
                     device=condition.device or None,
-                    message=condition.message,
+                    message=with_vms(condition.message, condition.of_vm),
                     remedy=condition.remedy,
                     time=timestamp(condition.time),
                 )
@@ -298,7 +298,7 @@ def host(
             host_pb2.HostCheck(
                 code=host_pb2.HostCheckCode.Value(f"HOST_CHECK_CODE_{check.code}"),
                 status=host_pb2.HostCheckStatus.Value(f"HOST_CHECK_STATUS_{check.status}"),
-                message=check.message,
+                message=with_vms(check.message, *check.of_vms),
                 remedy=check.remedy,
             )
             for check in checks

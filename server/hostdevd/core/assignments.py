@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum, unique
 
-from hostdevd.core.model import ConditionCode, HolderRole, Reason, Vm
+from hostdevd.core.model import ConditionCode, HolderRole, OfVm, Reason, Vm
 
 
 @unique
@@ -63,13 +63,17 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AssignmentCondition:
-    """Something about an assignment that its owner should know, with what to do about it."""
+    """Something about an assignment that its owner should know, with what to do about it.
+
+    `of_vm` is what the text leaves out for those who may not see that other machine.
+    """
 
     code: ConditionCode
     message: str
     time: datetime
     device: str = ""
     remedy: str = ""
+    of_vm: OfVm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.graph import DeviceGraph, group_mates_of, iommu_group_of, is_bridge
-from hostdevd.core.model import ASSIGNABLE, HostUse, HostUseKind, NodeDevice, PciFacts, Reason
+from hostdevd.core.holders import UNREAD
+from hostdevd.core.model import ASSIGNABLE, HostUse, HostUseKind, NodeDevice, OfVm, PciFacts, Reason
 from hostdevd.core.policy import NO_POLICY, Policy
 from hostdevd.core.profiles import DEFAULT, Profile, class_name
 from hostdevd.core.selectors import Traits, traits
@@ -46,13 +47,14 @@ class Surroundings:
     """What eligibility depends on besides libvirt's tree.
 
     `uses`: by device name, what the host does with that very device. `unknown`: device types whose use
-    could not be read, with the message. `overrides`: driver_override by device name. `uids` and `drivers`,
-    by device name, are what the policy's rules look at, see `traits`.
+    could not be read, with the message. `unread`: VMs that may hold anything. `overrides`: driver_override by
+    device name. `uids` and `drivers`, by device name, are what the policy's rules look at, see `traits`.
     """
 
     graph: DeviceGraph
     uses: Mapping[str, tuple[HostUse, ...]] = field(default_factory=dict)
     unknown: tuple[tuple[str, str], ...] = ()
+    unread: tuple[OfVm, ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
     profile: Profile = DEFAULT
     policy: Policy = NO_POLICY
@@ -237,18 +239,25 @@ def _no_address(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:
 
 
 def _host_use_unknown(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
+    for vm in around.unread:  # a VM may hold a device of any kind
+        yield _unknown_use(device, UNREAD, vm)
     if not around.unknown:
         return
     types = {device.type, *(child.type for child in around.graph.descendants(device.name))}
     types.update(_carries(device))
     for kind, message in around.unknown:
         if kind in types or kind == "pci":
-            yield Reason(
-                "HOST_USE_UNKNOWN",
-                device.name,
-                f"whether the host uses {device.name} could not be read: {message}",
-                f"see the check HOST_USES of `hostdevctl host`, {_OR_POLICY}",
-            )
+            yield _unknown_use(device, message)
+
+
+def _unknown_use(device: NodeDevice, why: str, of_vm: OfVm | None = None) -> Reason:
+    return Reason(
+        "HOST_USE_UNKNOWN",
+        device.name,
+        f"whether the host uses {device.name} could not be read: {why}",
+        f"see the check HOST_USES of `hostdevctl host`, {_OR_POLICY}",
+        of_vm,
+    )
 
 
 def _carries(device: NodeDevice) -> Iterator[str]:
@@ -274,6 +283,7 @@ def _group_member_ineligible(around: Surroundings, device: NodeDevice) -> Iterat
                 mate.name,
                 f"{mate.name}, in the same IOMMU group {iommu_group_of(device)}, cannot be assigned: {own[0].message}",
                 "a group is assigned as a whole or not at all, so neither can be assigned as long as that holds",
+                own[0].of_vm,
             )
     for address in _unlisted_mates(around, device):
         yield Reason(

@@ -7,7 +7,7 @@ when the device was plugged in again, when libvirt was away meanwhile; never jus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -20,6 +20,7 @@ from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachPlan, AttachRequest
 from hostdevd.core.planner import blocked, plan_attach
 from hostdevd.core.ports import Connected, DomainStarted, Event
+from hostdevd.core.redaction import kept
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
 
@@ -65,8 +66,11 @@ class Following:
         try:
             self._plan(assignment, device)
         except HostdevError as error:
+            why, of_vm = kept(error)
             remedy = next((reason.remedy for reason in error.reasons if reason.remedy), _AGAIN)
-            return self._said(assignment, device, code, error.message, remedy)
+            if of_vm is not None:
+                remedy = "detach it from that machine first"
+            return replace(self._said(assignment, device, code, why, remedy), of_vm=of_vm)
         tried = self._tried.get((assignment.name, device.uid))
         if tried is None:
             return before  # until it is there
@@ -114,7 +118,7 @@ class Following:
         await self._attaching.run(operation, planned, intent, None)
         self._tried.pop(key, None)
         if operation.error is not None:
-            why = operation.error.metadata.get("why", operation.error.message)
+            why = operation.error.metadata.get("why", kept(operation.error)[0])
             log.warning("a guest does not get its device", assignment=intent.name, why=operation.error.message)
             self._tried[key] = _Tried(_address(planned), times, why)
 

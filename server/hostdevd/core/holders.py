@@ -10,7 +10,7 @@ from datetime import datetime
 from hostdevd.core.addresses import BlockPath, DeviceSource, NetworkName, UsbAddress, UsbProduct
 from hostdevd.core.assignments import AssignedDevice
 from hostdevd.core.graph import DeviceGraph
-from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole, HolderVia, Vm
+from hostdevd.core.model import Domain, DomainEntry, Holder, HolderRole, HolderVia, OfVm, Vm
 
 BlockPaths = Callable[[str], tuple[str, ...]]
 
@@ -35,10 +35,14 @@ class Held:
         return entry
 
 
-def gap_of(domain: Domain) -> str:
-    """Why a domain may hold more than its entries say; empty text where they are all."""
+UNREAD = "what a virtual machine holds is not known"
+"""Which one, and why, is an `OfVm`."""
+
+
+def gap_of(domain: Domain) -> OfVm | None:
+    """Why a domain may hold more than its entries say; None where they are all."""
     gap = next((read.gap for read in (domain.live, domain.config) if read is not None and read.gap), "")
-    return f"what the virtual machine {domain.vm.name} holds is not known: {gap}" if gap else ""
+    return OfVm(domain.vm.name, domain.vm.uuid, gap) if gap else None
 
 
 def devices_of(graph: DeviceGraph, source: DeviceSource, block_paths: BlockPaths) -> tuple[str, ...]:

@@ -175,13 +175,29 @@ def undescribed(name: str, why: str) -> NodeDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class OfVm:
+    """What a text leaves out of a machine, for those alone who may see it: which one it is, and what is the matter."""
+
+    name: str
+    uuid: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.why}" if self.why else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
-    """Why not: a code of the API's `ErrorReason`, the libvirt name that it is about, text, and the fix."""
+    """Why not: a code of the API's `ErrorReason`, the libvirt name that it is about, text, and the fix.
+
+    `of_vm` is what the text leaves out for those who may not see that machine.
+    """
 
     code: str
     subject: str
     message: str
     remedy: str = ""
+    of_vm: OfVm | None = None
 
 
 @unique
@@ -422,12 +438,16 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of `GetHost`'s report: what was found, and what to do about it."""
+    """One line of `GetHost`'s report: what was found, and what to do about it.
+
+    `of_vms` is what the message leaves out for those who may not see these machines.
+    """
 
     code: CheckCode
     status: CheckStatus
     message: str
     remedy: str = ""
+    of_vms: tuple[OfVm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,10 @@ def _looks_like_uuid(text: str) -> bool:
 def _check_expected(store: Store, request: AttachRequest, lost: tuple[Affected, ...]) -> None:
     if request.expected_affected is None:
         return
-    now = {store.devices[item.name].uid for item in lost}
-    expected = {view.uid if (view := store.device(given)) else given for given in request.expected_affected}
+    uids = {item.name: store.devices[item.name].uid for item in lost}
+    now = set(uids.values())
+    # By name or uid; what is not lost stays as it was written: it may be a device that the caller does not see.
+    expected = {uids.get(given, given) for given in request.expected_affected}
     if now != expected:
         raise HostdevError(
             "AFFECTED_SET_CHANGED",

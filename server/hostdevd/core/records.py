@@ -19,7 +19,7 @@ from hostdevd.core.assignments import (
     Scope,
 )
 from hostdevd.core.history import Batch, Change, ChangeSource
-from hostdevd.core.model import ConditionCode, Holder, HolderRole, HolderVia, Reason, Vm, VmState
+from hostdevd.core.model import ConditionCode, Holder, HolderRole, HolderVia, OfVm, Reason, Vm, VmState
 
 _HOLDER = tuple(field.name for field in fields(Holder) if field.name not in {"vm", "since"})
 _VM = tuple(field.name for field in fields(Vm))
@@ -77,12 +77,18 @@ def _failure(data: dict[str, Any]) -> Failure:
         reason=data["reason"],
         message=data["message"],
         metadata=tuple((key, value) for key, value in data["metadata"]),
-        reasons=tuple(Reason(**reason) for reason in data["reasons"]),
+        reasons=tuple(Reason(**{**reason, "of_vm": _of_vm(reason)}) for reason in data["reasons"]),
     )
 
 
 def _condition(data: dict[str, Any]) -> AssignmentCondition:
-    return AssignmentCondition(**{**data, "code": ConditionCode(data["code"]), "time": _time(data["time"])})
+    code, time = ConditionCode(data["code"]), _time(data["time"])
+    return AssignmentCondition(**{**data, "code": code, "time": time, "of_vm": _of_vm(data)})
+
+
+def _of_vm(data: dict[str, Any]) -> OfVm | None:
+    of_vm = data.get("of_vm")  # what was written before there was such a thing has none
+    return OfVm(**of_vm) if of_vm else None
 
 
 def holder_to_json(holder: Holder) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+
+import structlog
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignedDevice, Assignment, AssignmentCondition
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.core.looking import Looking
-from hostdevd.core.model import ConditionCode, PciFacts, Vm
+from hostdevd.core.model import ConditionCode, OfVm, PciFacts, Vm
 from hostdevd.core.plan import StepKind
 from hostdevd.core.ports import Clock, HostPort, HypervisorError, HypervisorGone, HypervisorPort
 from hostdevd.core.steps import Delays, Steps
 from hostdevd.core.store import Store
+
+log = structlog.get_logger()
 
 _TRIES = 3
 
@@ -65,9 +70,11 @@ class Restoring:
         return driver is None or is_vfio_driver(driver)
 
     def _kept_away(self, device: AssignedDevice, vm: Vm, held: str) -> AssignmentCondition:
-        text = f"{device.name} was not given back to the host: {vm.name} has {held} of its group"
-        remedy = f"detach {held} from {vm.name}, then bind {device.name} by hand (virsh nodedev-reattach)"
-        return self._condition(ConditionCode.DRIVER_NOT_RESTORED, device, text, remedy)
+        text = f"{device.name} was not given back to the host: a virtual machine has {held} of its group"
+        remedy = f"detach {held} from it, then bind {device.name} by hand (virsh nodedev-reattach)"
+        log.warning("a device was not given back to the host", device=device.name, held=held, by=vm.name)
+        condition = self._condition(ConditionCode.DRIVER_NOT_RESTORED, device, text, remedy)
+        return replace(condition, of_vm=OfVm(vm.name, vm.uuid))
 
     async def _reattach(
         self, assignment: Assignment, device: AssignedDevice, name: str | None

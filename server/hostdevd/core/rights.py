@@ -14,7 +14,7 @@ from functools import cached_property
 
 from hostdevd.core.caller import Caller, Proof
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.model import Vm
+from hostdevd.core.model import OfVm, Vm
 from hostdevd.core.selectors import Matchers, Traits, fits
 
 
@@ -76,7 +76,7 @@ class VmSelector:
     patterns: tuple[str, ...] = ()
     fit_pattern: Callable[[str], object] | None = field(default=None, compare=False)
 
-    def fit(self, vm: Vm) -> bool:
+    def fit(self, vm: Vm | OfVm) -> bool:
         """Whether it is one of them."""
         if vm.uuid in self.uuids or vm.name in self.names:
             return True
@@ -95,7 +95,7 @@ class Grant:
         """Whether its role has a permission."""
         return _RANK[self.role] >= _RANK[LEAST_ROLE[permission]]
 
-    def fits_vm(self, vm: Vm) -> bool:
+    def fits_vm(self, vm: Vm | OfVm) -> bool:
         """Whether it is about a machine."""
         return self.vms is None or self.vms.fit(vm)
 
@@ -127,7 +127,7 @@ class Rights:
         """Whether it holds for a device whatever machine may come to have it: what changes the host needs that."""
         return any(grant.gives(permission) and grant.vms is None and grant.fits_device(device) for grant in self.grants)
 
-    def sees_vm(self, vm: Vm) -> bool:
+    def sees_vm(self, vm: Vm | OfVm) -> bool:
         """Whether a machine may be seen."""
         return any(grant.fits_vm(vm) for grant in self.grants)
 

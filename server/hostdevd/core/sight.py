@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hostdevd.core import failures
 from hostdevd.core.assignments import AssignedDevice, Assignment
 from hostdevd.core.graph import group_mates_of
-from hostdevd.core.model import Domain, Holder, NodeDevice, Vm
+from hostdevd.core.model import Domain, Eligibility, Holder, NodeDevice, OfVm, Reason, Vm
 from hostdevd.core.planner import find_device, find_vm, no_device, no_vm
 from hostdevd.core.rights import Permission, Rights, not_allowed
 from hostdevd.core.selectors import Traits, from_lasting
@@ -44,7 +44,7 @@ class Sight:
 
     # --- seeing --------------------------------------------------------------------------------------
 
-    def vm(self, vm: Vm) -> bool:
+    def vm(self, vm: Vm | OfVm) -> bool:
         """Whether a machine may be seen."""
         return self.is_whole or self._rights.sees_vm(vm)
 
@@ -78,13 +78,27 @@ class Sight:
         )
 
     def shown_device(self, view: DeviceView) -> DeviceView:
-        """A device as it is shown: the same one unless somebody holds it who may not be seen."""
-        seen = self.holders(view.holders)
-        return view if seen == view.holders else replace(view, holders=seen)
+        """A device as it is shown: the same one unless it tells of a machine that may not be seen."""
+        seen, eligibility = self.holders(view.holders), self._shown_eligibility(view.eligibility)
+        if seen == view.holders and eligibility is view.eligibility:
+            return view
+        return replace(view, holders=seen, eligibility=eligibility)
 
     def shown_group(self, group: GroupView) -> GroupView:
         """A group as it is shown."""
-        return replace(group, holders=self.holders(group.holders))
+        eligibility = self._shown_eligibility(group.eligibility)
+        return replace(group, holders=self.holders(group.holders), eligibility=eligibility)
+
+    def reasons(self, reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+        """Reasons without what they tell of machines that may not be seen; what is the same then once."""
+        told = (one if one.of_vm is None or self.vm(one.of_vm) else replace(one, of_vm=None) for one in reasons)
+        return tuple(dict.fromkeys(told))
+
+    def _shown_eligibility(self, eligibility: Eligibility) -> Eligibility:
+        if self.is_whole or all(one.of_vm is None for one in eligibility.reasons):
+            return eligibility
+        reasons = self.reasons(eligibility.reasons)
+        return eligibility if reasons == eligibility.reasons else replace(eligibility, reasons=reasons)
 
     # --- finding -------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from hostdevd.core.model import (
     NetFacts,
     Network,
     NodeDevice,
+    OfVm,
     PciFacts,
 )
 from hostdevd.core.multimap import MultiMap
@@ -91,7 +92,7 @@ class Store:
         self._networks: tuple[Network, ...] = ()
         self._networks_fault = ""
         self._pools = PoolUses()
-        self._domain_gaps: tuple[str, ...] = ()
+        self._domain_gaps: tuple[OfVm, ...] = ()
         self._unknown: tuple[tuple[str, str], ...] = ()
         self._domains: dict[str, Domain] = {}
         self._interest = Interest(senses.block_paths)
@@ -172,8 +173,8 @@ class Store:
         return self._pools.gaps
 
     @property
-    def domain_gaps(self) -> tuple[str, ...]:
-        """Why it is not known which devices VMs hold; empty where it is."""
+    def domain_gaps(self) -> tuple[OfVm, ...]:
+        """The VMs of which it is not known which devices they hold, and why."""
         return self._domain_gaps
 
     def has_other_driver(self, name: str) -> bool:
@@ -295,7 +296,7 @@ class Store:
             if before != domain:
                 self._domains[domain.vm.uuid] = domain
                 self._dirty_domains.add(domain.vm.uuid)
-                self._uses_stale |= bool(gap_of(domain)) or (before is not None and bool(gap_of(before)))
+                self._uses_stale |= gap_of(domain) is not None or (before is not None and gap_of(before) is not None)
 
     def remove_domains(self, uuids: Iterable[str]) -> None:
         """Forget domains that are gone; call within `change`."""
@@ -303,7 +304,7 @@ class Store:
             gone = self._domains.pop(uuid, None)
             if gone is not None:
                 self._dirty_domains.add(uuid)
-                self._uses_stale |= bool(gap_of(gone))
+                self._uses_stale |= gap_of(gone) is not None
 
     def put_uses(self, uses: HostUses) -> None:
         """Replace what is known of the host's uses; call within `change`."""
@@ -493,12 +494,10 @@ class Store:
         self._pools = pool_uses(self._networks, self._networks_fault, self.graph)
         for name, uses in self._pools.by_device.items():
             joined[name] += uses
-        self._domain_gaps = tuple(filter(None, map(gap_of, self._domains.values())))
-        # A VM may hold a device of any kind.
-        held = (("pci", gap) for gap in self._domain_gaps)
-        unknown = (*self._uses_told.unknown, *self._pools.unknown, *held)
-        if unknown != self._unknown:
-            self._unknown = unknown
+        gaps = tuple(filter(None, map(gap_of, self._domains.values())))
+        unknown = (*self._uses_told.unknown, *self._pools.unknown)
+        if (unknown, gaps) != (self._unknown, self._domain_gaps):
+            self._unknown, self._domain_gaps = unknown, gaps
             self.behind.add(self.graph.nodes)
         for name in joined.keys() | self._uses.keys():
             if joined.get(name) != self._uses.get(name):
@@ -592,6 +591,7 @@ class Store:
             graph=self.graph,
             uses=self._uses_of_others(dirty),
             unknown=self._unknown,
+            unread=self._domain_gaps,
             overrides=overrides,
             profile=self._profile,
             policy=self._policy,

@@ -12,12 +12,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import libvirt
+import structlog
 
 from hostdevd.core.model import Domain, DomainDef, Vm, VmState
 from hostdevd.core.ports import HypervisorError
 from hostdevd.virt.calls import Link
 from hostdevd.virt.handles import DomainHandle
 from hostdevd.virt.xml.domain import domain_def, is_running_xml, network_macs
+
+log = structlog.get_logger()
 
 _ACTIVE: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_NOSTATE: VmState.RUNNING,
@@ -109,7 +112,11 @@ class DomainReader:
         config_xml = link.call(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
         known = None if listing is None else listing.states.get(uuid)
         state, live_xml = self._state_and_live_xml(link, domain, uuid, known)
+        before = self._said.get(uuid)
         said = self._parsed(uuid, config_xml, live_xml)
+        for one in (said.live, said.config):
+            if one is not None and one.gap and said is not before:
+                log.warning("a virtual machine cannot be read", vm=domain.name(), uuid=uuid, reason=one.gap)
         return Domain(
             vm=Vm(
                 name=domain.name(),

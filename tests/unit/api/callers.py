@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hostdevd.api.watch import Hub
 from hostdevd.core.audit_file import read_rows
 from hostdevd.core.caller import UNKNOWN, Caller, Proof
 from hostdevd.core.roles import Names, Roles, parse_roles
-from unit.api.test_lists import context_of
+from unit.api.test_lists import context_of, no_checks
 from unit.core.rig import Machine
 
 UIDS = {"root": 0, "alice": 1, "bob": 2, "carol": 3, "mallory": 9}
@@ -116,9 +116,11 @@ class As:
 
 
 @asynccontextmanager
-async def served(m: Machine, directory: Path, text: str = ROLES) -> AsyncIterator[Served]:
+async def served(
+    m: Machine, directory: Path, text: str = ROLES, checks: Callable[[], Awaitable[Any]] = no_checks
+) -> AsyncIterator[Served]:
     hub = Hub(m.core.store, m.core.sync)
-    context = context_of(m, hub, roles(text), identify)
+    context = replace(context_of(m, hub, roles(text), identify), checks=checks)
     context.access.on_change.append(hub.wake)
     server = serving.build_server(context, Health(serving.SERVICES), ErrorSeam(), with_reflection=True)
     address = f"unix:{directory}/h.sock"

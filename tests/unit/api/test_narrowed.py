@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,15 @@ import grpc
 import pytest
 
 from hostdev.v1 import assignment_pb2, device_pb2, service_pb2
+from hostdevd.app import _with_libvirts
 from hostdevd.core.audit import Outcome
 from hostdevd.core.caller import Caller, Proof
+from hostdevd.core.errors import HostdevError
+from hostdevd.core.failures import to_failure
 from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import Check, CheckCode, CheckStatus, Reason
+from hostdevd.core.records import assignment_from_json, to_json
+from hostdevd.sim.simdomain import SimDomain
 from unit.api.callers import ROLES, Served, refused, served
 from unit.core.rig import Machine, Shape, machine, until
 
@@ -222,6 +229,103 @@ async def test_a_refusal_does_not_name_a_machine_that_is_hidden(tmp_path: Path) 
             await service.stub("root").Attach(root)
         assert told.metadata is not None
         assert told.metadata["vm_name"] == "deaf"
+
+
+async def test_what_is_expected_to_be_lost_asks_after_no_device_that_is_hidden(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m, served(m, tmp_path) as service:
+        hidden = "pci_0000_11_00_0"
+        answers = []
+        for given in (hidden, "pci_0000_11_00_7"):
+            expected = service_pb2.ExpectedAffected(uids=[given])
+            request = service_pb2.AttachRequest(
+                vm="alpha", device=m.name("nic_single"), expected_affected=expected, validate_only=True
+            )
+            with refused("AFFECTED_SET_CHANGED") as told:
+                await service.stub("alice").Attach(request)
+            answers.append(told.details.replace(given, "that"))
+            assert told.metadata is not None
+            assert told.metadata["missing"] == given
+        assert answers[0] == answers[1]
+        assert m.core.store.devices[hidden].uid not in answers[0]
+
+
+async def test_a_machine_that_cannot_be_read_is_named_to_those_alone_who_may_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(tmp_path) as m:
+        unseen, seen = await _with_keeper_unread(m, tmp_path, monkeypatch)
+    assert len(unseen) == len(seen) == 8
+    for text in unseen:
+        assert "what a virtual machine holds is not known" in text
+        assert "keeper" not in text
+        assert "too deep" not in text
+    for text in seen:
+        assert "what a virtual machine holds is not known (keeper: malformed XML: too deep)" in text
+
+
+async def _with_keeper_unread(
+    m: Machine, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Everything that tells of it, as Alice and as root are told it."""
+    (domain,) = (one for one in m.core.store.domains.values() if one.vm.name == "keeper")
+    assert domain.config is not None
+    broken = replace(domain, live=None, config=replace(domain.config, gap="malformed XML: too deep"))
+    real = SimDomain.domain
+    monkeypatch.setattr(SimDomain, "domain", lambda self: broken if self.name == "keeper" else real(self))
+    await m.core.sync.read_domains(ChangeSource.RECONCILE)
+    device = m.name("nic_single")
+    attach = service_pb2.AttachRequest(vm="alpha", device=device)
+
+    async def checks() -> tuple[Check, ...]:
+        return (_with_libvirts(Check(CheckCode.HOST_USES, CheckStatus.PASS, ""), (), m.core.store.domain_gaps),)
+
+    async def told(service: Served, caller: str) -> tuple[str, ...]:
+        stub = service.stub(caller)
+        with refused("DEVICE_NOT_ELIGIBLE") as refusal:
+            await stub.Attach(attach)
+        plan = await stub.Attach(service_pb2.AttachRequest(vm="alpha", device=device, validate_only=True))
+        stream = stub.WatchDevices(service_pb2.WatchDevicesRequest())
+        watched = await stream.read()
+        stream.cancel()
+        return (
+            str(await stub.GetDevice(service_pb2.GetDeviceRequest(device=device))),
+            str(await stub.ListDevices(service_pb2.ListDevicesRequest(page_size=1000))),
+            str(await stub.ListEligible(service_pb2.ListEligibleRequest(include_ineligible=True))),
+            str(await stub.ListGroups(service_pb2.ListGroupsRequest())),
+            str(await stub.GetHost(service_pb2.GetHostRequest())),
+            refusal.details,
+            str(plan),
+            str(watched),
+        )
+
+    async with served(m, directory, checks=checks) as service:
+        return await told(service, "alice"), await told(service, "root")
+
+
+async def test_a_condition_names_another_machine_to_those_alone_who_may_see_it(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m, served(m, tmp_path) as service:
+        assignment = await m.attach(Shape("nic_single"))
+        keeper = next(one.vm for one in m.core.store.domains.values() if one.vm.name == "keeper")
+        condition = m.core.engine._detaching._effects.restoring._kept_away(assignment.devices[0], keeper, HELD)
+        other = HostdevError(
+            "HELD_BY_OTHER_VM",
+            "the virtual machine keeper has it",
+            metadata={"vm_name": keeper.name, "vm_uuid": keeper.uuid},
+            reasons=(Reason("HELD_BY_OTHER_VM", "keeper", "keeper has it", "detach it from keeper"),),
+        )
+        marked = replace(assignment.with_condition(condition), failure=to_failure(other))
+        with m.core.store.change(ChangeSource.OPERATION):
+            m.core.store.put_assignment(assignment_from_json(to_json(marked)))  # as after a restart
+        get = service_pb2.GetAssignmentRequest(name=assignment.name)
+        listing = service_pb2.ListAssignmentsRequest()
+        for stub, named in ((service.stub("alice"), False), (service.stub("root"), True)):
+            one = (await stub.GetAssignment(get)).assignment
+            (told,) = one.conditions
+            assert f"a virtual machine has {HELD} of its group" in told.message
+            assert told.message.endswith("(keeper)") == named
+            (same,) = (await stub.ListAssignments(listing)).assignments
+            assert same == one
+            assert ("keeper" in str(one)) == named
 
 
 async def test_what_is_gone_from_the_host_is_judged_as_it_was(tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_expected_affected_must_be_all_of_them() -> None:
     assert plan(right, NIC, mate, domains=(guest(),)).plan.blockers == ()
 
 
+def test_what_is_expected_and_not_lost_is_told_back_as_it_was_written() -> None:
+    other = pci("02:00.0", group=7)
+    request = AttachRequest("vm", NIC.name, expected_affected=frozenset({other.name}))
+    with pytest.raises(HostdevError) as refused:
+        plan(request, NIC, other, domains=(guest(),))
+    assert refused.value.metadata == {"missing": other.name, "unexpected": "", "device": NIC.name}
+
+
 @pytest.mark.parametrize(("vm", "device", "code"), [("x", NIC.name, "VM_NOT_FOUND"), ("vm", "x", "DEVICE_NOT_FOUND")])
 def test_what_is_not_there_is_not_found(vm: str, device: str, code: str) -> None:
     with pytest.raises(HostdevError) as refused:
