@@ -124,7 +124,7 @@ class AssignmentRpcs:
                 for assignment in found
             )
 
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, lambda made: made, sight.view)
+        page = await ctx.page(context, request, select, lambda made: made)
         return page.response(service_pb2.ListAssignmentsResponse, resume_token(ctx.store, sight, page.revision))
 
     async def GetAssignment(  # noqa: N802

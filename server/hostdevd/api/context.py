@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
 from hostdevd.api.access import Access
 from hostdevd.api.callers import CALLER
-from hostdevd.api.pages import Pages
+from hostdevd.api.pages import Page, Pages
 from hostdevd.api.render import Renderer
 from hostdevd.api.requests import check_host
 from hostdevd.api.watch import Hub
@@ -22,6 +22,8 @@ from hostdevd.core.model import Check
 from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,17 @@ class Context:
     def sight(self, rpc: grpc.aio.ServicerContext[Any, Any]) -> Sight:
         """What a caller may see and do."""
         return self.access.sight(rpc)
+
+    async def page(
+        self,
+        rpc: grpc.aio.ServicerContext[Any, Any],
+        request: Any,
+        select: Callable[[], Iterable[T | None]],
+        encode: Callable[[T], bytes],
+    ) -> Page:
+        """The page that a list request asks for, of what its caller may see: `Pages.page`."""
+        caller, view = self.access.caller(rpc).name, self.sight(rpc).view
+        return await self.pages.page(request, lambda: self.store.revision, select, encode, view, caller)
 
     def begin_read(self, host: str) -> None:
         """The start of every read: the right host, and something to answer from."""

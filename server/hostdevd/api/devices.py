@@ -58,7 +58,7 @@ class DeviceRpcs:
         sight = ctx.sight(context)
         chosen = device_filter(ctx.store, request.filter, sight, strict=not request.page_token)
         encode = self._entry_for(sight)
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, chosen.views, encode, sight.view)
+        page = await ctx.page(context, request, chosen.views, encode)
         return page.response(service_pb2.ListDevicesResponse, resume_token(ctx.store, sight, page.revision))
 
     async def GetDevice(self, request: service_pb2.GetDeviceRequest, context: Rpc) -> bytes:  # noqa: N802
@@ -96,7 +96,7 @@ class DeviceRpcs:
             view, with_it = item
             return entry(encode(view) + with_it)
 
-        page = await ctx.pages.page(request, lambda: ctx.store.revision, select, eligible, sight.view)
+        page = await ctx.page(context, request, select, eligible)
         return page.response(service_pb2.ListEligibleResponse, resume_token(ctx.store, sight, page.revision))
 
     async def WatchDevices(self, request: service_pb2.WatchDevicesRequest, context: Rpc) -> None:  # noqa: N802

@@ -36,12 +36,11 @@ class GroupRpcs:
                 members = (ctx.store.devices[member.name] for member in group.members)
                 yield group if sight.group(group) and any(map(matches, members)) else None
 
-        page = await ctx.pages.page(
+        page = await ctx.page(
+            context,
             request,
-            lambda: ctx.store.revision,
             select,
             lambda group: entry(ctx.renderer.group(sight.shown_group(group)).SerializeToString()),
-            sight.view,
         )
         return page.response(service_pb2.ListGroupsResponse, resume_token(ctx.store, sight, page.revision))
 

@@ -45,12 +45,8 @@ class HolderRpcs:
             among = _of_devices(ctx.store, request.devices)
             return sorted(filter(matches, among), key=lambda holder: (holder.vm.name, holder.device))
 
-        page = await ctx.pages.page(
-            request,
-            lambda: ctx.store.revision,
-            select,
-            lambda holder: entry(ctx.renderer.holder(holder).SerializeToString()),
-            sight.view,
+        page = await ctx.page(
+            context, request, select, lambda holder: entry(ctx.renderer.holder(holder).SerializeToString())
         )
         return page.response(service_pb2.ListHoldersResponse, resume_token(ctx.store, sight, page.revision))
 

@@ -9,7 +9,7 @@ import secrets
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -51,42 +51,59 @@ class Page:
         return self.body
 
 
+_Key = tuple[int, bytes]
+"""Revision and arguments."""
+
+
 @dataclass(slots=True)
 class _List:
     items: Sequence[Any]
     expires: float
+    callers: set[str] = field(default_factory=set)
+    """Whose it is: those who got a token of it, and whose share has room for it."""
+
+
+@dataclass(slots=True)
+class _Share:
+    """The lists of one caller, the one that he used last at the end."""
+
+    lists: OrderedDict[_Key, None] = field(default_factory=OrderedDict)
+    items: int = 0
 
 
 class Pages:
     """The lists that somebody may be in the middle of; they hold references to views, not copies.
 
     Calls with the same arguments at the same revision share one list, which lives as long as the last
-    token that was given for it.
+    token that was given for it. There is room for so many; who has most of them loses his oldest, and nobody else.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._now = monotonic
         self._instance = secrets.token_bytes(8)
-        self._lists: OrderedDict[tuple[int, bytes], _List] = OrderedDict()
-        """By revision and arguments; the first to expire comes first."""
+        self._lists: OrderedDict[_Key, _List] = OrderedDict()
+        """The first to expire comes first."""
+        self._shares: dict[str, _Share] = {}
+        """By caller; a list that several have counts for each."""
         self._made: OrderedDict[tuple[int, bytes, int, int], tuple[Page, int]] = OrderedDict()
         """Each with the bytes of its items, which is what counts as its size."""
         self._made_bytes = 0
         self._items = 0
 
-    async def page(
+    async def page(  # noqa: PLR0913, PLR0917  what a list is made of
         self,
         request: Any,
         current: Callable[[], int],
         select: Callable[[], Iterable[T | None]],
         encode: Callable[[T], bytes],
         view: str,
+        caller: str,
     ) -> Page:
         """The page that a list request asks for; `select` is called for the first page only.
 
         `current` tells the revision that is shown now, `encode` gives an item as field 1 (`wire.entry`), `view` is
-        what the caller may see (`Sight.view`): a page is for callers of one view. Other calls are answered in between:
-        long work is done in slices.
+        what the caller may see (`Sight.view`): a page is for callers of one view. `caller` is who has the list then.
+        Other calls are answered in between: long work is done in slices.
         """
         size = _size(request.page_size)
         arguments = _arguments(request, view)
@@ -112,14 +129,16 @@ class Pages:
         made = self._kept_page((*key, offset, size))
         if made is not None:
             if made.next_page_token:
-                self._keep(key, known)
+                self._keep(key, known, caller)
             return made
         made = await self._make(key, known, offset, size, encode)
+        if made.next_page_token:
+            self._keep(key, known, caller)
         self._remember((*key, offset, size), made)
         return made
 
     async def _make(
-        self, key: tuple[int, bytes], known: _List, offset: int, size: int, encode: Callable[[Any], bytes]
+        self, key: _Key, known: _List, offset: int, size: int, encode: Callable[[Any], bytes]
     ) -> Page:
         parts: list[bytes] = []
         used, turn = 0, Turn()
@@ -134,7 +153,6 @@ class Pages:
         end, body = offset + len(parts), b"".join(parts)
         if end >= len(known.items):
             return Page(body, "", key[0])
-        self._keep(key, known)
         return Page(body, self._token(key[0], end, key[1]), key[0])
 
     def _kept_page(self, key: tuple[int, bytes, int, int]) -> Page | None:
@@ -152,18 +170,46 @@ class Pages:
         while self._made_bytes > MADE_BYTES or len(self._made) > MADE_PAGES:
             self._made_bytes -= self._made.popitem(last=False)[1][1]
 
-    def _keep(self, key: tuple[int, bytes], known: _List) -> None:
+    def _keep(self, key: _Key, known: _List, caller: str) -> None:
         now = self._now()
-        known.expires = now + TOKEN_LIFE_S
-        if key not in self._lists:
+        known = self._lists.setdefault(key, known)  # of two callers at once, both made it
+        if not known.callers:
             self._items += len(known.items)
-        self._lists[key] = known
+        known.expires = now + TOKEN_LIFE_S
         self._lists.move_to_end(key)
-        while self._is_too_much() or next(iter(self._lists.values())).expires < now:
-            self._items -= len(self._lists.popitem(last=False)[1].items)
+        share = self._shares.setdefault(caller, _Share())
+        if key not in share.lists:
+            known.callers.add(caller)
+            share.items += len(known.items)
+        share.lists[key] = None
+        share.lists.move_to_end(key)
+        while self._lists[oldest := next(iter(self._lists))].expires < now:
+            for one in tuple(self._lists[oldest].callers):
+                self._take(oldest, one)
+        self._make_room(caller)
 
-    def _is_too_much(self) -> bool:
-        return len(self._lists) > 1 and (len(self._lists) > MAX_LISTS or self._items > MAX_ITEMS)
+    def _make_room(self, caller: str) -> None:
+        """Take from who has most until all is within its bounds; not what a caller has just got a token of."""
+        while (too_many := len(self._lists) > MAX_LISTS) or self._items > MAX_ITEMS:
+            has = {one: len(share.lists) if too_many else share.items for one, share in self._shares.items()}
+            if len(self._shares[caller].lists) == 1:
+                del has[caller]
+            if not has:
+                return
+            most = max(has, key=lambda one: (has[one], one == caller))
+            self._take(next(iter(self._shares[most].lists)), most)
+
+    def _take(self, key: _Key, caller: str) -> None:
+        """Take a list from a caller; with the last one who has it, it goes."""
+        known, share = self._lists[key], self._shares[caller]
+        known.callers.remove(caller)
+        if not known.callers:
+            del self._lists[key]
+            self._items -= len(known.items)
+        del share.lists[key]
+        share.items -= len(known.items)
+        if not share.lists:
+            del self._shares[caller]
 
     def _token(self, revision: int, offset: int, arguments: bytes) -> str:
         return base64.urlsafe_b64encode(_TOKEN.pack(self._instance, revision, offset, arguments)).decode().rstrip("=")

@@ -23,7 +23,7 @@ class Lister:
         self.names = ["a", "b", "c"]
         self.selected = 0
 
-    async def page(self, revision: int, token: str = "", size: int = 1, **filter_: Any) -> Page:
+    async def page(self, revision: int, token: str = "", size: int = 1, caller: str = "root", **filter_: Any) -> Page:
         request = Request(page_size=size, page_token=token, filter=DeviceFilter(**filter_))
         return await self.pages.page(
             request,
@@ -31,6 +31,7 @@ class Lister:
             self._select,
             lambda name: entry(device_pb2.Device(name=name).SerializeToString()),
             view="",
+            caller=caller,
         )
 
     def _select(self) -> list[str]:
@@ -71,6 +72,42 @@ async def test_what_is_kept_is_bounded() -> None:
     lister.time = TOKEN_LIFE_S + 1
     await lister.page(MAX_LISTS + 10)
     assert len(lister.pages._lists) == 1
+
+
+async def test_who_asks_for_many_lists_loses_his_own_and_nobody_elses() -> None:
+    lister = Lister()
+    mine = (await lister.page(1)).next_page_token
+    shared = (await lister.page(2, caller="flood")).next_page_token
+    assert (await lister.page(2)).next_page_token == shared
+    first = (await lister.page(3, caller="flood")).next_page_token
+    for revision in range(4, MAX_LISTS + 10):
+        await lister.page(revision, caller="flood")
+    assert len(lister.pages._lists) == MAX_LISTS
+    assert names(await lister.page(0, mine)) == ["b"]
+    assert names(await lister.page(0, shared)) == ["b"]  # one of both, who made it has lost it
+    with pytest.raises(HostdevError) as refusal:
+        await lister.page(0, first, caller="flood")
+    assert refusal.value.reason == "REVISION_COMPACTED"
+
+
+async def test_who_asks_for_large_lists_loses_his_own_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostdevd.api.pages.MAX_ITEMS", 30)
+    lister = Lister()
+    mine = (await lister.page(1)).next_page_token
+    lister.names = [str(number) for number in range(20)]
+    for revision in range(2, 10):
+        token = (await lister.page(revision, caller="flood")).next_page_token
+        assert names(await lister.page(0, token, caller="flood")) == ["1"]  # what was just given is good
+        assert names(await lister.page(0, mine)) == ["b"]
+    assert lister.pages._items == 23
+    assert {who: (len(one.lists), one.items) for who, one in lister.pages._shares.items()} == {
+        "root": (1, 3),
+        "flood": (1, 20),
+    }
+    lister.time = TOKEN_LIFE_S + 1
+    await lister.page(10, caller="late")
+    assert list(lister.pages._shares) == ["late"]
+    assert lister.pages._items == 20
 
 
 async def test_a_token_is_for_its_arguments_and_its_service() -> None:
