@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,7 +317,7 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
         guard.start()
         scraped = ExitStack()
         try:
-            scraped.enter_context(_metrics(telemetry, core, hub, clock, config))
+            scraped.enter_context(_metrics(telemetry, core, hub, clock, config, listeners.certificate_ends))
             await server.start()
             listeners.open(announce)
             notifier.ready()
@@ -340,7 +340,14 @@ async def serve_ports(  # noqa: PLR0913, PLR0917  what tests put in place of the
 
 
 @contextmanager
-def _metrics(telemetry: Telemetry, core: Core, hub: Hub, clock: Clock, config: Config) -> Iterator[None]:
+def _metrics(  # noqa: PLR0913, PLR0917  what there is to tell of
+    telemetry: Telemetry,
+    core: Core,
+    hub: Hub,
+    clock: Clock,
+    config: Config,
+    certificate_ends: Callable[[], Mapping[str, float]],
+) -> Iterator[None]:
     """Prometheus metrics where they are asked for."""
     if config.metrics is None:
         yield
@@ -349,7 +356,14 @@ def _metrics(telemetry: Telemetry, core: Core, hub: Hub, clock: Clock, config: C
 
     address = parse_address(config.metrics)
     sources = Sources(
-        core.store, core.sync, core.journal, core.ports.hypervisor, lambda: hub.watchers, clock.now, clock.now()
+        core.store,
+        core.sync,
+        core.journal,
+        core.ports.hypervisor,
+        lambda: hub.watchers,
+        clock.now,
+        clock.now(),
+        certificate_ends,
     )
     try:
         with (

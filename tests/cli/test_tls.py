@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,8 +19,10 @@ import grpc
 import pytest
 
 from cli.authority import Authority, Pair
+from cli.monitored import scrape
 from cli.test_peers import fresh, place, serving, stub, until_logged
 from hostdev.v1 import service_pb2
+from hostdevd.api.expiry import earliest_end
 
 __all__ = ["place"]
 
@@ -143,17 +146,26 @@ class Watching:
         self._thread.join()
 
 
+def _ends(port: int) -> list[float]:
+    """When the service's certificate and its clients' authority end."""
+    told = scrape(port)
+    name = "hostdevd_tls_certificate_expiry_timestamp_seconds"
+    return [told.value(name, file=file) for file in ("certificate", "client_ca")]
+
+
 def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
     old, new = Authority(place, "old"), Authority(place, "new")
     server = old.issue("server", *SERVER)
     client, later = old.issue("client", "DNS:a.example"), new.issue("later", "DNS:b.example")
     clients = place / "clients.pem"
     clients.write_bytes(old.certificate.read_bytes())
-    options = tls(server, old).replace(str(old.certificate), str(clients))
+    options = 'metrics = "127.0.0.1:0"\n' + tls(server, old).replace(str(old.certificate), str(clients))
     with serving(place, options) as service, channel_to(service.addresses[0], old, client) as channel:
         address = service.addresses[0]
         watching = Watching(channel)
         watching.wait_for("bookmark")
+        metrics = int(re.findall(r'"port": ?(\d+)', service.log)[0])
+        assert _ends(metrics) == [earliest_end(file.read_bytes()) for file in (server.certificate, clients)]
         assert code_of(address, new, later) is grpc.StatusCode.UNAVAILABLE
         key = server.key.read_bytes()
 
@@ -162,9 +174,10 @@ def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
         until_logged(service, "new certificates are refused, the old ones stay")
         server.key.unlink()
         assert code_of(address, old, client) is grpc.StatusCode.OK
-        until_logged(service, "new certificates are refused, the old ones stay", 2)
+        until_logged(service, "certificates could not be read again, the old ones stay")
         assert code_of(address, old, client) is grpc.StatusCode.OK
-        assert service.log.count("new certificates are refused") == 2  # once for each change
+        assert service.log.count("new certificates are refused") == 1  # once for each change
+        assert service.log.count("certificates could not be read again") == 1  # once a minute
         server.key.write_bytes(key)
         server.key.chmod(0o600)
 
@@ -173,6 +186,7 @@ def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
         assert code_of(address, new, later) is grpc.StatusCode.OK
         assert code_of(address, old, client) is grpc.StatusCode.UNAVAILABLE
         assert "certificates read again" in service.log
+        assert _ends(metrics) == [earliest_end(file.read_bytes()) for file in (server.certificate, clients)]
 
         attach = service_pb2.AttachRequest(vm="alpha", device="pci_0000_01_00_0")
         with channel_to(address, new, later) as another:

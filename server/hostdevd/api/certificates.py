@@ -10,7 +10,8 @@ import os
 import ssl
 import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from typing import Any
 import grpc
 import structlog
 
+from hostdevd.api.expiry import earliest_end
 from hostdevd.front.addresses import ListenError
 from hostdevd.front.doors import TlsFiles
 
 log = structlog.get_logger()
 
 _MOST_BYTES = 1024 * 1024
+_QUIET_S = 60.0
+"""Handshakes come by the thousand: so long nothing more is said of files that cannot be read."""
+_NOT_READ = "certificates could not be read again, the old ones stay"
 _Signature = tuple[tuple[int, ...], ...]
 
 
@@ -34,7 +39,9 @@ class Certificates:
         self._files = files
         self._lock = threading.Lock()
         self._seen = self._signature()
-        self._first = _configuration(files)
+        self._quiet_until = 0.0
+        self._first, self.ends = _configuration(files)
+        """`ends`: when the certificates in force end, see `earliest_end`, by the option that names their file."""
 
     def credentials(self) -> grpc.ServerCredentials:
         """For one port: a client must have a certificate of one of the authorities."""
@@ -50,16 +57,29 @@ class Certificates:
                 now = self._signature()
                 if now == self._seen:
                     return None
-                self._seen = now
-                new = _configuration(self._files)
+                new, ends = _configuration(self._files)
+            except (_UnreadableError, OSError) as error:  # they may be good: at the next handshake it is tried again
+                if self._may_tell():
+                    log.error(_NOT_READ, reason=str(error))  # noqa: TRY400  the reason says it all
+                return None
             except ListenError as error:  # one of two files was replaced so far, or they are no good
+                self._seen = now
                 log.error("new certificates are refused, the old ones stay", reason=str(error))  # noqa: TRY400
                 return None
             except Exception:
-                log.exception("certificates could not be read again, the old ones stay")
+                if self._may_tell():
+                    log.exception(_NOT_READ)
                 return None
+            self._seen, self.ends = now, ends
         log.info("certificates read again", certificate=str(self._files.certificate))
         return new
+
+    def _may_tell(self) -> bool:
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + _QUIET_S
+        return True
 
     def _signature(self) -> _Signature:
         return tuple(_identity(path) for path in (self._files.certificate, self._files.key, self._files.client_ca))
@@ -78,7 +98,7 @@ def check_certificates(files: TlsFiles) -> None:
     _configuration(files)
 
 
-def _configuration(files: TlsFiles) -> Any:
+def _configuration(files: TlsFiles) -> tuple[Any, Mapping[str, float]]:
     certificate, key = _read("certificate", files.certificate), _read("key", files.key, secret=True)
     authorities = _read("client_ca", files.client_ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -96,7 +116,15 @@ def _configuration(files: TlsFiles) -> Any:
         context.load_verify_locations(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise ListenError(f"tls: client_ca {files.client_ca}: there is no certificate in PEM in it") from None
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authorities)
+    ends = {"certificate": earliest_end(certificate), "client_ca": earliest_end(authorities)}
+    return (
+        grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authorities),
+        {name: end for name, end in ends.items() if end is not None},
+    )
+
+
+class _UnreadableError(ListenError):
+    """It is not the certificates that are at fault."""
 
 
 class _EncryptedError(Exception):
@@ -109,7 +137,7 @@ def _read(what: str, path: Path, *, secret: bool = False) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MOST_BYTES)
     except OSError as error:
-        raise ListenError(f"tls: {what} {path}: {error.strerror}") from None
+        raise _UnreadableError(f"tls: {what} {path}: {error.strerror}") from None
     if secret and mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ListenError(f"tls: {what} {path} can be read by everybody: chmod o= {path}")
     return content

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,10 @@ class Listeners:
         callers = Callers(self._front.visitor, doors.trust_domain)
         self.identification = Identification(callers, self._front.begun, self.counts)
         """What each call of the server must pass."""
+
+    def certificate_ends(self) -> Mapping[str, float]:
+        """When the certificates in force end (`Certificates.ends`); nothing without TLS. For any thread."""
+        return self._certificates.ends if self._certificates is not None else {}
 
     def bind(self) -> None:
         """Take all addresses; `ListenError` when one cannot be had. Who connects now waits until `open`."""

@@ -137,9 +137,7 @@ class Pages:
         self._remember((*key, offset, size), made)
         return made
 
-    async def _make(
-        self, key: _Key, known: _List, offset: int, size: int, encode: Callable[[Any], bytes]
-    ) -> Page:
+    async def _make(self, key: _Key, known: _List, offset: int, size: int, encode: Callable[[Any], bytes]) -> Page:
         parts: list[bytes] = []
         used, turn = 0, Turn()
         for item in known.items[offset : offset + size]:

@@ -54,12 +54,12 @@ class Surroundings:
     graph: DeviceGraph
     uses: Mapping[str, tuple[HostUse, ...]] = field(default_factory=dict)
     unknown: tuple[tuple[str, str], ...] = ()
-    unread: tuple[OfVm, ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
     profile: Profile = DEFAULT
     policy: Policy = NO_POLICY
     uids: Mapping[str, str] = field(default_factory=dict)
     drivers: Mapping[str, str | None] = field(default_factory=dict)
+    unread: tuple[OfVm, ...] = ()
     judged: dict[str, tuple[Reason, ...]] = field(init=False, default_factory=dict, compare=False, repr=False)
     """What was found of a device already: a group's members ask it of each other."""
 

@@ -38,6 +38,8 @@ class Sources:
     """Seconds since the epoch."""
     since: float
     """When the service began, by the same clock."""
+    certificate_ends: Callable[[], Mapping[str, float]]
+    """When the certificates in force end, by the option of `[tls]`; nothing without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,9 @@ READINGS = (
             lambda s: _one(int(s.journal.fault is not None))),
     Reading("state_store_failures", "Times that the state store could not be opened or written.",
             lambda s: _one(s.journal.failures), kind="counter"),
+    Reading("tls_certificate_expiry_timestamp_seconds",
+            "When the first of a file's certificates ends, by the option of `[tls]`; nothing without TLS.",
+            lambda s: _keyed(s.certificate_ends()), ("file",)),
     Reading("state_store_bytes", "What the state store takes on the disk.", lambda s: _one(s.journal.size_bytes())),
 )  # fmt: skip
 
