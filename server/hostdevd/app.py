@@ -43,8 +43,8 @@ from hostdevd.core.steps import Delays
 from hostdevd.core.store import Senses, Store
 from hostdevd.core.sync import Pace, Sync
 from hostdevd.core.upkeep import cancelled
-from hostdevd.doors import doors_of, limits_of
-from hostdevd.front.addresses import ListenError, parse_address
+from hostdevd.doors import doors_of, limits_of, metrics_of
+from hostdevd.front.addresses import ListenError
 from hostdevd.front.claims import claimed
 from hostdevd.front.descriptors import with_room
 from hostdevd.front.doors import Doors
@@ -219,6 +219,7 @@ async def serve(config: Config, announce: Callable[[str], None], read: Callable[
     loop.add_signal_handler(signal.SIGHUP, reload.ask)
     clock = SystemClock()
     doors = doors_of(config)
+    metrics_of(config)  # what makes no sense is told before anything is begun
     with claimed(doors.all), StateDirectory(config.state_dir) as state:
         ports = open_ports(config, clock)
         if os.geteuid() == 0 and config.simulate is None:
@@ -349,12 +350,12 @@ def _metrics(  # noqa: PLR0913, PLR0917  what there is to tell of
     certificate_ends: Callable[[], Mapping[str, float]],
 ) -> Iterator[None]:
     """Prometheus metrics where they are asked for."""
-    if config.metrics is None:
+    address = metrics_of(config)
+    if address is None:
         yield
         return
     from hostdevd.ops.metrics import Sources  # noqa: PLC0415  only where it is asked for
 
-    address = parse_address(config.metrics)
     sources = Sources(
         core.store,
         core.sync,

@@ -16,7 +16,7 @@ from hostdevd.api.certificates import check_certificates
 from hostdevd.config import BUILTIN, OPTIONS, Config
 from hostdevd.core.policy import PolicyError
 from hostdevd.core.roles import RolesError
-from hostdevd.doors import read_only_of, tls_of
+from hostdevd.doors import metrics_of, read_only_of, tls_of
 from hostdevd.front.addresses import Address, ListenError, parse_address
 from hostdevd.ops.telemetry import TelemetryError, check_tracing
 from hostdevd.options.layers import Found
@@ -124,8 +124,8 @@ def _tls(config: Config) -> None:
 
 
 def _metrics(config: Config) -> None:
-    if config.metrics is not None:
-        address = parse_address(config.metrics)
+    address = metrics_of(config)
+    if address is not None:
         _check_path(address)
         _check_alone(address, _served(config))
 

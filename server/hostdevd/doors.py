@@ -40,6 +40,23 @@ def read_only_of(config: Config) -> Address | None:
     return address
 
 
+def metrics_of(config: Config) -> Address | None:
+    """Where metrics are served: without TLS, whatever certificates there are."""
+    text = config.metrics
+    if text is None:
+        return None
+    try:
+        address = parse_address(text, with_tls=True)
+    except ListenError:
+        raise ListenError(f"metrics {text}: give unix:/path, of at most 100 bytes, or a loopback host:port") from None
+    if address.tls:
+        raise ListenError(
+            f"metrics {text}: they are served in plain HTTP, on a loopback address or a unix socket only; for other"
+            " machines, put an agent or a proxy before it"
+        )
+    return address
+
+
 def tls_of(config: Config) -> TlsFiles | None:
     """The certificates; all three files or none."""
     given = {"certificate": config.tls_certificate, "key": config.tls_key, "client_ca": config.tls_client_ca}

@@ -56,10 +56,12 @@ def arguments(directory: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def serving(directory: Path, roles: str | None) -> Iterator[Service]:
+def serving(directory: Path, roles: str | None, *more: str) -> Iterator[Service]:
     file, log = directory / "roles.toml", directory / "log"
-    options = []
-    if roles is not None:
+    options = [*more]
+    if more:
+        file.write_text(roles or "")
+    elif roles is not None:
         file.write_text(roles)
         options = ["--roles", str(file)]
     with (
@@ -122,6 +124,29 @@ def test_a_hangup_applies_a_good_file_and_a_broken_one_changes_nothing(tmp_path:
         service.told("read again", 4)  # the configuration and the roles, twice
         assert codes(service) == [OK, OK, NO, NO]
         assert code(lambda: list(watch)) is NO
+
+
+def test_a_configuration_that_names_no_roles_file_any_more_lets_nobody_in_until_a_restart(tmp_path: Path) -> None:
+    configuration = tmp_path / "hostdevd.toml"
+    named = f'[access]\nroles = "{tmp_path}/roles.toml"\n'
+    configuration.write_text(named)
+    with serving(tmp_path, LOOK, "--config", str(configuration)) as service:
+        assert codes(service) == [NO, NO, OK, NO]
+        configuration.write_text("")
+        service.process.send_signal(signal.SIGHUP)
+        told = service.told("refused, the old one stays")
+        assert (told["level"], told["what"]) == ("error", "roles")
+        assert "restart" in told["reason"]
+        assert codes(service) == [NO, NO, OK, NO]
+        service.process.send_signal(signal.SIGHUP)
+        service.told("refused, the old one stays", 2)  # not forgotten by the next one
+        configuration.write_text(named)
+        service.reload(WORK)
+        service.told("read again", 4)  # the configuration three times, and the roles
+        assert codes(service) == [OK, OK, NO, NO]
+    configuration.write_text("")
+    with serving(tmp_path, LOOK, "--config", str(configuration)) as service:
+        assert codes(service) == [OK] * 4
 
 
 def test_a_broken_file_is_refused_at_the_start_and_by_config_check(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 from hostdevd.core.audit import Entry
 from hostdevd.core.caller import Caller, Proof
 from hostdevd.core.rights import ALL, Permission, Rights, no_identity, not_allowed, without_roles
-from hostdevd.core.roles import Roles
+from hostdevd.core.roles import Roles, RolesError
 from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 
@@ -47,9 +47,12 @@ class Access:
             log.warning(_OPEN)
 
     def put(self, roles: Roles | None) -> None:
-        """Judge by these roles from now on, running streams too."""
+        """Judge by these roles from now on, running streams too.
+
+        `RolesError` for none where there are some: a line that is lost from a file must not let everybody in.
+        """
         if roles is None and self._roles is not None:
-            log.warning(_OPEN)
+            raise RolesError("no roles file is configured any more: to open access to everybody, restart the service")
         self._roles = roles
         self._known.clear()
         for listener in self.on_change:
