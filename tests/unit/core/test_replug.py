@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,7 +12,7 @@ from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.graph import source_of
 from hostdevd.core.history import History
-from hostdevd.core.model import ConditionCode, Holder, HostUse, HostUseKind
+from hostdevd.core.model import ConditionCode, Holder, HostUse, HostUseKind, OfVm, Reason
 from hostdevd.core.ports import Target
 from unit.core.rig import Machine, Shape, machine, until
 
@@ -314,3 +315,19 @@ async def test_a_replug_while_libvirt_was_away_is_found(tmp_path: Path) -> None:
         on.sim.controls.replug(on.name("usb_stick"))
         on.sim.controls.reconnect()
         await until(on, lambda: has_it(on, held.name))
+
+
+async def test_a_condition_does_not_name_the_machine_that_is_in_the_way(tmp_path: Path) -> None:
+    async with machine(tmp_path) as on:
+        held = await on.attach(STICK)
+        following = on.core.engine._upkeep._following
+        metadata = {"device": held.devices[0].name, "vm_name": "keeper", "vm_uuid": "u-1"}
+        reasons = (Reason("HELD_BY_OTHER_VM", "keeper", "keeper has it", "detach it from keeper first"),)
+        error = HostdevError("HELD_BY_OTHER_VM", "keeper has it", metadata=metadata, reasons=reasons)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("hostdevd.core.following.Following._plan", Mock(side_effect=error))
+            told = following.condition(held, held.devices[0])
+        assert told is not None
+        assert "keeper" not in told.message + told.remedy
+        assert "is held by another virtual machine" in told.message
+        assert told.of_vm == OfVm("keeper", "u-1")  # for those who may see it
