@@ -41,7 +41,7 @@ def certificates(authority: Authority) -> Certificates:
 
 
 def ends_by_openssl(file: Path) -> float:
-    command = ["openssl", "x509", "-in", file, "-noout", "-enddate", "-dateopt", "iso_8601"]
+    command: list[str | Path] = ["openssl", "x509", "-in", file, "-noout", "-enddate", "-dateopt", "iso_8601"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     date = told.strip().removeprefix("notAfter=")
     return float(subprocess.run(["date", "-d", date, "+%s"], check=True, capture_output=True, text=True).stdout)
@@ -98,7 +98,7 @@ def _paths(authority: Authority, server: Path) -> dict[str, Path]:
 def _made(directory: Path, days: int) -> Path:
     other = directory / "other.pem"
     name = ("-subj", "/CN=other", "-keyout", directory / "other.key", "-nodes", "-newkey", "rsa:2048")
-    command = ["openssl", "req", "-x509", *name, "-days", str(days), "-out", other]
+    command: list[str | Path] = ["openssl", "req", "-x509", *name, "-days", str(days), "-out", other]
     subprocess.run(command, check=True, capture_output=True)
     return other
 
