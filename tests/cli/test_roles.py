@@ -121,7 +121,7 @@ def test_a_hangup_applies_a_good_file_and_a_broken_one_changes_nothing(tmp_path:
         assert 'rule "look": role' in told["reason"]
         assert codes(service) == [NO, NO, OK, NO]
         service.reload(WORK)
-        service.told("read again", 4)  # the configuration and the roles, twice
+        service.told("rules read", 2)
         assert codes(service) == [OK, OK, NO, NO]
         assert code(lambda: list(watch)) is NO
 
@@ -142,7 +142,7 @@ def test_a_configuration_that_names_no_roles_file_any_more_lets_nobody_in_until_
         service.told("refused, the old one stays", 2)  # not forgotten by the next one
         configuration.write_text(named)
         service.reload(WORK)
-        service.told("read again", 4)  # the configuration three times, and the roles
+        service.told("rules read", 2)
         assert codes(service) == [OK, OK, NO, NO]
     configuration.write_text("")
     with serving(tmp_path, LOOK, "--config", str(configuration)) as service:
