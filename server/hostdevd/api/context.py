@@ -54,7 +54,9 @@ class Context:
         encode: Callable[[T], bytes],
     ) -> Page:
         """The page that a list request asks for, of what its caller may see: `Pages.page`."""
-        caller, view = self.access.caller(rpc).name, self.sight(rpc).view
+        # Every item has the host's name, which a new host may have from the network only after its start.
+        host = self.sync.info.name if self.sync.info is not None else ""
+        caller, view = self.access.caller(rpc).name, f"{self.sight(rpc).view} {host}"
         return await self.pages.page(request, lambda: self.store.revision, select, encode, view, caller)
 
     def begin_read(self, host: str) -> None:

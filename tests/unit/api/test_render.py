@@ -27,6 +27,16 @@ def test_bytes_of_gone_devices_are_not_kept() -> None:
     assert set(renderer._devices) == {"b"}
 
 
+async def test_a_host_that_is_renamed_is_named_so_by_its_devices(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        name = "provisional"
+        renderer = Renderer(m.core.store, lambda: name)
+        view = m.core.store.devices[m.name("dual_1")]
+        assert renderer.device(view).host == "provisional"
+        name = "kvm7.example"
+        assert renderer.device(view).host == "kvm7.example"
+
+
 async def test_what_changed_is_rendered_before_it_is_asked_for(tmp_path: Path) -> None:
     async with machine(tmp_path) as m:
         store = m.core.store

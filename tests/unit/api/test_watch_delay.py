@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ async def test_what_no_event_told_of_is_not_timed_nor_what_a_client_catches_up_w
             first: Any = stub.WatchDevices(service_pb2.WatchDevicesRequest(changes_only=True))
             token = (await first.read()).resume_token
             first.cancel()
+            async with asyncio.timeout(20):
+                while hub.watchers:  # noqa: ASYNC110  gRPC sets no event
+                    await asyncio.sleep(0.01)
             await unplug(m)
             again: Any = stub.WatchDevices(service_pb2.WatchDevicesRequest(resume_token=token))
             assert (await again.read()).WhichOneof("event") == "change_batch"
