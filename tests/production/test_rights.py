@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 from api import eventually, refused
@@ -53,11 +55,15 @@ def failed(lab: LabHost) -> dict[str, str]:
 
 def as_the_service(*arguments: str) -> subprocess.CompletedProcess[str]:
     """virsh as the service's user; an argument that is a definition is given as a file."""
-    definition = next((argument for argument in arguments if argument.startswith("<")), "")
-    given = ["/dev/stdin" if argument == definition else argument for argument in arguments]
-    # It has no home, where virsh would keep its history.
-    command = ["runuser", "--user", "hostdevd", "--", "env", "HOME=/tmp", "virsh", "-c", "qemu:///system", *given]
-    return subprocess.run(command, check=False, capture_output=True, text=True, input=definition)
+    # Not by /dev/stdin: to open that anew needs a right on the pipe, which is root's.
+    with NamedTemporaryFile("w", suffix=".xml") as file:
+        given = [file.name if argument.startswith("<") else argument for argument in arguments]
+        file.write(next((argument for argument in arguments if argument.startswith("<")), ""))
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        # It has no home, where virsh would keep its history.
+        command = ["runuser", "--user", "hostdevd", "--", "env", "HOME=/tmp", "virsh", "-c", "qemu:///system", *given]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def test_without_its_rules_it_says_what_it_may_not(lab: LabHost) -> None:
