@@ -13,7 +13,7 @@ import structlog
 
 from cli.authority import Authority
 from hostdevd.api.certificates import Certificates
-from hostdevd.api.expiry import earliest_end
+from hostdevd.api.expiry import end
 from hostdevd.front.doors import TlsFiles
 
 DAY_S = 86_400.0
@@ -107,13 +107,13 @@ def _made(directory: Path, days: int) -> Path:
 def test_the_first_of_several_counts(authority: Authority, tmp_path: Path, days: int) -> None:
     other = _made(tmp_path, days)
     ends = {file: ends_by_openssl(file) for file in (other, authority.certificate)}
-    assert earliest_end(other.read_bytes()) == ends[other]
+    assert end(other.read_bytes(), min) == ends[other]
     both = b"a comment\n" + authority.certificate.read_bytes() + other.read_bytes()
-    assert earliest_end(both) == min(ends.values())
+    assert (end(both, min), end(both, max)) == (min(ends.values()), max(ends.values()))
 
 
 def test_what_cannot_be_read_has_no_end() -> None:
-    assert earliest_end(b"") is None
+    assert end(b"", min) is None
     for nonsense in ("MAA=", "MIIB", "!!!!", "MAIwAA==", "\xe4"):
         pem = f"-----BEGIN CERTIFICATE-----\n{nonsense}\n-----END CERTIFICATE-----\n"
-        assert earliest_end(pem.encode()) is None
+        assert end(pem.encode(), min) is None

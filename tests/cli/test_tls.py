@@ -22,7 +22,7 @@ from cli.authority import Authority, Pair
 from cli.monitored import scrape
 from cli.test_peers import fresh, place, serving, stub, until_logged
 from hostdev.v1 import service_pb2
-from hostdevd.api.expiry import earliest_end
+from hostdevd.api.expiry import end
 
 __all__ = ["place"]
 
@@ -165,7 +165,7 @@ def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
         watching = Watching(channel)
         watching.wait_for("bookmark")
         metrics = int(re.findall(r'"port": ?(\d+)', service.log)[0])
-        assert _ends(metrics) == [earliest_end(file.read_bytes()) for file in (server.certificate, clients)]
+        assert _ends(metrics) == [end(server.certificate.read_bytes(), min), end(clients.read_bytes(), max)]
         assert code_of(address, new, later) is grpc.StatusCode.UNAVAILABLE
         key = server.key.read_bytes()
 
@@ -186,7 +186,7 @@ def test_certificates_are_read_again_and_a_stream_stays(place: Path) -> None:
         assert code_of(address, new, later) is grpc.StatusCode.OK
         assert code_of(address, old, client) is grpc.StatusCode.UNAVAILABLE
         assert "certificates read again" in service.log
-        assert _ends(metrics) == [earliest_end(file.read_bytes()) for file in (server.certificate, clients)]
+        assert _ends(metrics) == [end(server.certificate.read_bytes(), min), end(clients.read_bytes(), max)]
 
         attach = service_pb2.AttachRequest(vm="alpha", device="pci_0000_01_00_0")
         with channel_to(address, new, later) as another:

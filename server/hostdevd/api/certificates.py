@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import structlog
 
-from hostdevd.api.expiry import earliest_end
+from hostdevd.api.expiry import end
 from hostdevd.front.addresses import ListenError
 from hostdevd.front.doors import TlsFiles
 
@@ -41,7 +41,7 @@ class Certificates:
         self._seen = self._signature()
         self._quiet_until = 0.0
         self._first, self.ends = _configuration(files)
-        """`ends`: when the certificates in force end, see `earliest_end`, by the option that names their file."""
+        """`ends`: when the certificates in force end, see `expiry.end`, by the option that names their file."""
 
     def credentials(self) -> grpc.ServerCredentials:
         """For one port: a client must have a certificate of one of the authorities."""
@@ -116,10 +116,11 @@ def _configuration(files: TlsFiles) -> tuple[Any, Mapping[str, float]]:
         context.load_verify_locations(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise ListenError(f"tls: client_ca {files.client_ca}: there is no certificate in PEM in it") from None
-    ends = {"certificate": earliest_end(certificate), "client_ca": earliest_end(authorities)}
+    # An authority that has ended may stand beside the one that followed it.
+    ends = {"certificate": end(certificate, min), "client_ca": end(authorities, max)}
     return (
         grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authorities),
-        {name: end for name, end in ends.items() if end is not None},
+        {name: at for name, at in ends.items() if at is not None},
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 _PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----\s(.*?)-----END ", re.DOTALL)
@@ -20,11 +20,15 @@ _UTC_TIME = 0x17
 _LONG = 0x80
 
 
-def earliest_end(pem: bytes) -> float | None:
-    """When the first of these certificates ends, in seconds since the epoch; None where that cannot be read."""
+def end(pem: bytes, of: Callable[[Iterable[float]], float]) -> float | None:
+    """When the first (`min`) or last (`max`) of these certificates ends, in seconds since the epoch.
+
+    None where that cannot be read.
+    """
     try:
-        return min(map(_end, _PEM.findall(pem)), default=None)
-    except (ValueError, IndexError):
+        ends = [_end(found) for found in _PEM.findall(pem)]
+        return of(ends) if ends else None
+    except (ValueError, IndexError, StopIteration):
         return None
 
 

@@ -16,12 +16,14 @@ import grpc.aio
 
 from hostdevd.api.callers import CALLER, Callers, connection_of
 from hostdevd.api.interceptors import abort
+from hostdevd.api.methods import METHODS
 from hostdevd.api.wrapping import Handler, Rpc, Wrapping, yields
 from hostdevd.core.errors import HostdevError, invalid_field
 from hostdevd.core.limits import Counts, Work
 
 ARRIVAL_S = 20.0
 """For the request of a call, which may have a megabyte."""
+END_S = 0.05
 
 
 class Identification(Wrapping):
@@ -40,17 +42,20 @@ class Identification(Wrapping):
         """One of many requests, as many answers as there were."""
         return f"stream_{kind.partition('_')[2]}"
 
-    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:  # noqa: ARG002
+    def around(self, behaviour: Any, method: str, handler: Handler) -> Any:
         """Find out who calls, and get the request where there is one."""
         streaming = handler.request_streaming
+        row = METHODS.get(method)
+        is_free = row is not None and row.work is None
 
         async def awaited(requests: Any, rpc: Rpc) -> Any:
             self._identify(rpc)
-            return await behaviour(requests if streaming else await self._request(rpc), rpc)
+            return await behaviour(requests if streaming else await self._request(rpc, is_free=is_free), rpc)
 
         async def generated(requests: Any, rpc: Rpc) -> AsyncIterator[Any]:
             self._identify(rpc)
-            async for response in behaviour(requests if streaming else await self._request(rpc), rpc):
+            request = requests if streaming else await self._request(rpc, is_free=is_free)
+            async for response in behaviour(request, rpc):
                 yield response
 
         return generated if yields(behaviour) else awaited
@@ -59,9 +64,10 @@ class Identification(Wrapping):
         self._begun(connection_of(rpc))
         CALLER.set(self._callers.of(rpc))
 
-    async def _request(self, rpc: Rpc) -> Any:
+    async def _request(self, rpc: Rpc, *, is_free: bool) -> Any:
         try:
-            with self._arriving():
+            # What costs nothing is for whoever connects, and those without an identity are not all the same one.
+            with self._arriving(f"connection {connection_of(rpc)}" if is_free else CALLER.get().name):
                 async with asyncio.timeout(ARRIVAL_S):
                     request = await rpc.read()
         except HostdevError as error:
@@ -69,8 +75,10 @@ class Identification(Wrapping):
         except TimeoutError:
             await abort(rpc, invalid_field("request", f"must come within {ARRIVAL_S:g} s of the call"))
         if request is grpc.aio.EOF:
+            # Or the call has ended, which the library tells this task next, by ending it.
+            await asyncio.sleep(END_S)
             await abort(rpc, invalid_field("request", "is missing"))
         return request
 
-    def _arriving(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._counts is None else self._counts.enter(Work.ARRIVALS, CALLER.get().name)
+    def _arriving(self, who: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._counts is None else self._counts.enter(Work.ARRIVALS, who)

@@ -256,7 +256,12 @@ class Sync:
         """What is about all devices (the policy, a source of uses that cannot be read) reaches their views in turns."""
         await self._behind.wait()
         self._behind.clear()
-        await catch_up(self._store)
+        try:
+            await catch_up(self._store)
+        except Exception:
+            await self._clock.sleep(self._pace.retry_s)
+            self._behind.set()
+            raise
 
     async def _resync(self) -> None:
         connection = self._connection

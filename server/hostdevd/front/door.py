@@ -14,6 +14,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -221,19 +222,20 @@ class Front:
         if place is None:
             client.close()
             return
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         name = f"hostdevd-{secrets.token_hex(16)}"
-        try:
+        with ExitStack() as undone:  # out of descriptors or memory all of it is tried again, twice a second
+            undone.callback(self._places.leave, place)
+            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            undone.callback(server.close)
             server.bind(f"\0{name}")
             server.connect(door.target)
-        except OSError:
-            self._places.leave(place)
-            server.close()
-            raise
-        regular = self._regular(visitor)
-        regular.names.add(name)
-        passage = regular.turnstile.passage()
-        link = Link(self._pipe, client, server, passage, on_close=lambda: self._ended(name), loop=self._loop)
+            regular = self._regular(visitor)
+            regular.names.add(name)
+            passage = regular.turnstile.passage()
+            undone.callback(self._forget, visitor, regular, passage, name)
+            undone.callback(self._loop.remove_reader, client)
+            link = Link(self._pipe, client, server, passage, on_close=lambda: self._ended(name), loop=self._loop)
+            undone.pop_all()
         self._connections[name] = _Connection(visitor, place, regular, passage, link)
         if visitor.caller is None:
             self._strangers.came(visitor.key, name)
@@ -241,18 +243,19 @@ class Front:
     def _place(self, door: _Door, visitor: Visitor) -> Place | None:
         """A place, if need be that of a stranger, who goes for another one; None: it was told that there is none."""
         is_stranger = visitor.caller is None
-        if is_stranger and self._strangers.is_full:
-            self._send_away(self._strangers.first_to_go())
         try:
             try:
-                return self._places.take(door.recognise, visitor.key)
+                place = self._places.take(door.recognise, visitor.key)
             except NoPlaceError as full:
                 if not (is_stranger and self._send_away(self._strangers.first_to_go(full.of))):
                     raise
-                return self._places.take(door.recognise, visitor.key)
+                place = self._places.take(door.recognise, visitor.key)
         except NoPlaceError as full:
             self._tell(full.of or "all", "connections are refused: there are too many", of=full.of or "all")
             return None
+        if is_stranger and self._strangers.is_full:  # not before: who is refused makes nobody go
+            self._send_away(self._strangers.first_to_go())
+        return place
 
     def _send_away(self, name: str | None) -> bool:
         if name is None:
@@ -284,14 +287,15 @@ class Front:
         self._strangers.known(connection.visitor.key, name)
         if connection.regular.turnstile.has_pending(connection.passage):
             # Not at once: the service may still begin them, and who comes again and again would pass any number.
-            self._loop.call_later(LOST_S, self._forget, connection, name)
+            self._loop.call_later(
+                LOST_S, self._forget, connection.visitor, connection.regular, connection.passage, name
+            )
         else:
-            self._forget(connection, name)
+            self._forget(connection.visitor, connection.regular, connection.passage, name)
 
-    def _forget(self, connection: _Connection, name: str) -> None:
-        regular = connection.regular
+    def _forget(self, visitor: Visitor, regular: _Regular, passage: Passage, name: str) -> None:
         regular.names.discard(name)
-        regular.turnstile.left(connection.passage)
+        regular.turnstile.left(passage)
         if not regular.names:  # whoever waits there waits for nothing
             regular.turnstile.close()
-            del self._regulars[connection.visitor.key]
+            del self._regulars[visitor.key]

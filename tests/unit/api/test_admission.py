@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +26,14 @@ from hostdevd.api.callers import Callers
 from hostdevd.api.context import caller_of
 from hostdevd.api.errors import DETAILS_TRAILER
 from hostdevd.api.gate import Gate
+from hostdevd.api.identification import Identification
 from hostdevd.api.interceptors import ErrorSeam
 from hostdevd.api.listeners import listening
+from hostdevd.api.metering import Metering
 from hostdevd.api.methods import METHODS
 from hostdevd.core.caller import LOOPBACK, UNKNOWN, Caller, Proof
 from hostdevd.core.limits import Limits, Work
+from hostdevd.core.observing import Result
 from hostdevd.front.addresses import parse_address
 from hostdevd.front.door import Visitor
 from hostdevd.front.doors import Doors
@@ -247,6 +251,43 @@ async def test_a_call_that_ends_without_a_request_is_told_so(tmp_path: Path) -> 
             "request: is missing",
         )
         assert not on.service.callers
+
+
+class Seen:
+    """How calls ended, as the metrics have it."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+
+    @contextmanager
+    def rpc(self, _method: str, _metadata: object, result: Result, *, unary: bool) -> Iterator[None]:
+        assert unary
+        try:
+            yield
+        finally:
+            self.outcomes[result.outcome] += 1
+
+
+async def test_a_call_that_ends_before_its_request_has_come_is_no_invalid_one(tmp_path: Path) -> None:
+    seen, service = Seen(), Service()
+    callers: Any = SimpleNamespace(of=lambda _: LOOPBACK)
+    server = grpc.aio.server(interceptors=(Metering([seen]), Identification(callers, lambda _: None), ErrorSeam()))
+    server.add_generic_rpc_handlers((service.handlers(),))
+    server.add_insecure_port(f"unix:{tmp_path}/m")
+    await server.start()
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/m", own) as channel:
+        calls = [begun_without_a_request(channel, "GetDevice") for _ in range(10)]
+        await asyncio.gather(*(call.wait_for_connection() for call in calls))
+        for call in calls[:5]:
+            call.cancel()
+        in_time: Any = channel.stream_unary("/hostdev.v1.HostDeviceService/GetDevice", lambda _: b"", lambda _: b"")
+        assert await in_time(timeout=0.2).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(10):
+        while seen.outcomes.total() < 11:  # noqa: ASYNC110  of gRPC
+            await asyncio.sleep(0.01)
+    assert seen.outcomes == {"CANCELLED": 11}
+    await server.stop(0)
 
 
 async def test_who_has_no_right_to_change_anything_takes_nothing_of_the_rate_of_all(tmp_path: Path) -> None:

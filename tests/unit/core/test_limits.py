@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hostdevd.core.errors import HostdevError
-from hostdevd.core.limits import Counts, Limits, Work
+from hostdevd.core.limits import ARRIVALS, ARRIVALS_SURE, ARRIVALS_TOTAL, Counts, Limits, Work
 
 FEW = Limits(
     mutations_per_minute=6,
@@ -56,6 +56,17 @@ def test_watchers_take_no_room_of_calls() -> None:
     counts = Counts(FEW, Clock())
     with counts.enter(Work.WATCHERS, "one"), counts.enter(Work.WATCHERS, "one"), counts.enter(Work.READS, "one"):
         assert counts.running(Work.READS) == 1
+
+
+def test_calls_that_never_send_their_request_keep_nobody_else_out() -> None:
+    counts = Counts(Limits(), Clock())
+    with ExitStack() as stack:
+        for number in range(ARRIVALS_TOTAL):
+            stack.enter_context(counts.enter(Work.ARRIVALS, f"caller {number // ARRIVALS}"))
+        assert refusal(counts, Work.ARRIVALS, "caller 0").reason == "RATE_LIMITED"
+        for _ in range(ARRIVALS_SURE):
+            stack.enter_context(counts.enter(Work.ARRIVALS, "another"))
+        assert refusal(counts, Work.ARRIVALS, "another").metadata["caller"] == ""
 
 
 def change(counts: Counts, who: str) -> None:

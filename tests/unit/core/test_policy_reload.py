@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignmentState, Scope
 from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.model import HostUses
 from hostdevd.core.policy import Policy, parse_policy
+from hostdevd.core.ports import DriverState
 from hostdevd.core.store import Store
 from unit.core.made import Drivers, pci, store, usb
-from unit.core.rig import Machine, Shape, machine
+from unit.core.rig import Machine, Shape, machine, until
 
 NIC, MATE, STICK = pci("01:00.0"), pci("01:00.1"), usb("stick", 5)
 RECONCILE = ChangeSource.RECONCILE
@@ -74,6 +76,25 @@ async def test_a_policy_reaches_the_devices_in_portions(monkeypatch: pytest.Monk
     await catch_up(found)
     assert seen == [[[], ["POLICY_DENIED"]]]
     assert not found.behind
+
+
+async def test_a_fault_leaves_no_view_behind_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with machine(tmp_path) as on:
+        store, looks = on.core.store, 0
+        real = store._senses.driver
+
+        def broken_once(address: PciAddress) -> DriverState:
+            nonlocal looks
+            looks += 1
+            if looks == 30:
+                raise OSError(5, "Input/output error")
+            return real(address)
+
+        monkeypatch.setattr(store, "_senses", replace(store._senses, driver=broken_once))
+        store.put_policy(deny(type="pci"))
+        await until(on, lambda: not store.behind)
+        assert looks > 30
+        assert not any(view.eligibility.eligible for view in store.devices.values() if view.node.type == "pci")
 
 
 def test_a_policy_that_says_the_same_changes_nothing() -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog.testing
@@ -308,6 +309,33 @@ async def test_without_descriptors_it_waits_and_goes_on(
         assert front.visitor(name.removeprefix("\0")) is not None
         writer.close()
     await until(lambda: not front.connections)
+    front.close()
+
+
+@pytest.mark.parametrize("what", ["socket", "Link"])
+async def test_who_waits_for_descriptors_takes_no_place(
+    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It is tried again twice a second: a place lost each time would be all of them in minutes."""
+    monkeypatch.setattr("hostdevd.front.door.PAUSE_S", 0.001)
+    front = front_at(tmp_path / "s", behind, Limits(connections=3, connections_total=8))
+    tries = 0
+
+    def none_left(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as out_of:
+        broken = none_left if what == "Link" else SimpleNamespace(**vars(socket) | {"socket": none_left})
+        out_of.setattr(door, what, broken)
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        await until(lambda: tries > 10)
+    assert await name_of(reader)
+    assert (front.connections, front._places._visitors.total(), len(front._regulars)) == (1, 1, 1)
+    writer.close()
+    await until(lambda: not front._regulars)
+    assert front._places._visitors.total() == front._places._taken.total() == 0
     front.close()
 
 
