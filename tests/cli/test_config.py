@@ -37,7 +37,8 @@ def test_check_says_all_that_is_wrong_with_the_file_and_with_those_that_it_names
         'conect = "qemu:///system"\nlisten = ["unix:/run/h.sock", "192.0.2.1"]\nreflection = "yes"\nsysroot = "/none"\n'
         f'[eligibility]\npolicy = "{policy}"\n[log]\nlevel = "loud"\n'
     )
-    done = hostdevd("config", "check", "--config", str(file), HOSTDEVD_METRICS="9100", HOSTDEVD_STATEDIR="/x")
+    environment = {"HOSTDEVD_METRICS": "9100", "HOSTDEVD_STATEDIR": "/x", "HOSTDEVD_ROLES": "/x"}
+    done = hostdevd("config", "check", "--config", str(file), **environment)
     assert (done.returncode, done.stdout) == (1, "")
     told = done.stderr.splitlines()
     wanted = [
@@ -49,6 +50,7 @@ def test_check_says_all_that_is_wrong_with_the_file_and_with_those_that_it_names
         (f"{file}: log.level: must be one of debug, info, warning, error, critical", ""),
         ("HOSTDEVD_METRICS: ", "give unix:/path"),
         ("unknown environment variable HOSTDEVD_STATEDIR; did you mean HOSTDEVD_STATE_DIR?", ""),
+        ("unknown environment variable HOSTDEVD_ROLES; did you mean HOSTDEVD_ACCESS_ROLES?", ""),
     ]
     for begins, has in wanted:
         assert any(line.startswith(f"hostdevd: {begins}") and has in line for line in told), (begins, told)
@@ -61,6 +63,12 @@ def test_the_service_refuses_what_check_refuses(tmp_path: Path) -> None:
     checked = hostdevd("config", "check", "--config", str(file))
     served = hostdevd("serve", "--simulate", "--config", str(file))
     assert (served.returncode, served.stderr) == (1, checked.stderr)
+    # The flag is --roles: passed over, the service would be open to everybody.
+    guessed = hostdevd("serve", "--simulate", HOSTDEVD_ROLES="/etc/hostdevd/roles.toml")
+    assert (guessed.returncode, guessed.stderr) == (
+        1,
+        "hostdevd: unknown environment variable HOSTDEVD_ROLES; did you mean HOSTDEVD_ACCESS_ROLES?\n",
+    )
     assert len(served.stderr.splitlines()) == 2
 
 

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
+from hostdev.v1 import error_pb2
 from hostdevd.api.access import ENTRY, Access
 from hostdevd.api.interceptors import abort
 from hostdevd.api.methods import METHODS, Method
@@ -101,7 +102,7 @@ class Gate(Wrapping):
                 reason = "LIBVIRT_DISCONNECTED" if isinstance(error, HypervisorGone) else "UNEXPECTED"
                 self._note(entry, Outcome.REFUSED, HostdevError(reason, "see the log"))
                 raise
-            self._note(entry, Outcome.DRY_RUN if entry.asked.dry_run else Outcome.UNCHANGED)
+            self._note(entry, Outcome.DRY_RUN if entry.asked.dry_run else Outcome.UNCHANGED, _blocker(response))
             return response
 
         return guarded
@@ -143,6 +144,14 @@ async def _while_they_come(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         except (StopAsyncIteration, TimeoutError):
             return
         yield request
+
+
+def _blocker(response: Any) -> HostdevError | None:
+    """What a real call would have been refused for: the first blocker of the plan that was told, if there was one."""
+    for blocker in response.plan.blockers if hasattr(response, "plan") else ():
+        reason = error_pb2.ErrorReason.Name(blocker.code).removeprefix("ERROR_REASON_")
+        return HostdevError(reason, blocker.message)
+    return None
 
 
 _UNDECODABLE = object()

@@ -56,7 +56,7 @@ def _check(given: argparse.Namespace) -> int:
     wrong = list(faults(options))
     wrong += _misspelt(name for name in os.environ if name.startswith(PREFIX))
     if wrong:
-        return complain(wrong)
+        return complain(dict.fromkeys(wrong))
     file = named_file(given.config)
     print(f"{file}: is right" if file is not None else "no file: the defaults, flags and variables are right")
     return 0

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hostdevd.options.rows import Row
+from hostdevd.options.rows import PREFIX, Row
 
 
 class Source(StrEnum):
@@ -43,6 +43,7 @@ def collect(
     What a later layer hides is judged too: a fault in the file is told whatever the flags are.
     """
     found = Found()
+    found.faults.extend(_by_flag(rows, environment))
     for source, told in (
         (Source.FILE, _from_file(rows, file, found.faults) if file is not None else ()),
         (Source.ENVIRONMENT, _from_environment(rows, environment)),
@@ -58,6 +59,15 @@ def collect(
             found.sources[row.name] = source
             found.places[row.name] = where
     return found
+
+
+def _by_flag(rows: Sequence[Row], environment: Mapping[str, str]) -> Iterator[str]:
+    """Variables that are named as a flag where the option has another name: to pass over one may open the service."""
+    variables = {row.variable for row in rows}
+    for row in rows:
+        guessed = f"{PREFIX}{row.flag.removeprefix('--').upper().replace('-', '_')}"
+        if row.flag and guessed in environment and guessed not in variables:
+            yield f"unknown environment variable {guessed}; did you mean {row.variable}?"
 
 
 Told = Iterator[tuple[Row, str, Any]]

@@ -76,6 +76,8 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
         nic = m.name("nic_single")
         dry = Attach(vm="alpha", device=nic, validate_only=True)
         assert (await service.stub("alice").Attach(dry)).plan.steps
+        held = Attach(vm="alpha", device="pci_0000_16_00_0", validate_only=True)
+        assert (await service.stub("root").Attach(held)).plan.blockers
         for caller, request, reason in (
             ("bob", Attach(vm="alpha", device=nic), "NOT_ALLOWED"),
             ("bob", dry, "NOT_ALLOWED"),
@@ -93,6 +95,7 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
         rows = await service.rows()
         assert [told(row, "caller", "outcome", "reason", "dry_run") for row in rows] == [
             ("uid:1", "DRY_RUN", "", True),
+            ("uid:0", "DRY_RUN", "HELD_BY_OTHER_VM", True),
             ("uid:2", "REFUSED", "NOT_ALLOWED", False),
             ("uid:2", "REFUSED", "NOT_ALLOWED", True),
             ("none", "REFUSED", "NO_IDENTITY", False),
@@ -102,9 +105,9 @@ async def test_what_begins_nothing_has_one_row_with_the_reason(tmp_path: Path) -
             ("uid:0", "REFUSED", "HELD_BY_OTHER_VM", False),
             ("uid:0", "REFUSED", "INVALID_FIELD", False),
         ]
-        assert rows[5]["devices"] == [{"name": "nothing\x1b[2J", "uid": ""}]
-        assert "keeper" in rows[7]["message"]  # the log is for who may see all
-        assert told(rows[8], "method", "arguments") == ("SetVirtualFunctions", '{"count":2}')
+        assert rows[6]["devices"] == [{"name": "nothing\x1b[2J", "uid": ""}]
+        assert "keeper" in rows[8]["message"]  # the log is for who may see all
+        assert told(rows[9], "method", "arguments") == ("SetVirtualFunctions", '{"count":2}')
         # What only reads is not in it.
         await service.stub("alice").ListDevices(service_pb2.ListDevicesRequest())
         assert len(await service.rows()) == len(rows)
