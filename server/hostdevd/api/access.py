@@ -68,7 +68,7 @@ class Access:
             raise no_identity()
         rights, _ = self._of(caller)
         if not rights.has(permission):
-            raise not_allowed(permission)
+            raise not_allowed(permission, caller)
 
     def sight(self, rpc: Rpc) -> Sight:
         """What a call that the gate let in may see and do."""
@@ -86,7 +86,7 @@ class Access:
         known = self._known.get(caller)
         if known is None:
             rights = without_roles(caller) if self._roles is None else self._roles.rights(caller)
-            known = rights, Sight(self._store, rights)
+            known = rights, Sight(self._store, rights, caller)
             if len(self._known) >= MOST_CALLERS:
                 self._known.clear()
             self._known[caller] = known
