@@ -24,8 +24,8 @@ def doubts(found: Found) -> Iterator[str]:
     addresses = [parse_address(text, with_tls=True) for text in config.listen]
     if config.socket_mode & stat.S_IWOTH and any(address.path is not None for address in addresses):
         where = found.places["socket_mode"]  # the default lets no others in
-        yield f"{where}: {config.socket_mode:04o} lets everybody on this host in, and without a roles file each is admin"
+        yield f"{where}: {config.socket_mode:04o} lets everybody on this host in; without a roles file each is admin"
     for address in addresses:
         if address.path is None and not address.tls:
             where = found.places["listen"]
-            yield f"{where}: {address.text}: everybody on this host reaches it, and without a roles file each is admin"
+            yield f"{where}: {address.text}: everybody on this host reaches it; without a roles file each is admin"

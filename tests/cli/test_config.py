@@ -72,8 +72,8 @@ def test_check_warns_of_what_is_right_and_hardly_meant(tmp_path: Path) -> None:
         (
             "",
             [
-                f"{file}: socket.mode: 0666 lets everybody on this host in, and without a roles file each is admin",
-                f"{file}: listen: 127.0.0.1:0: everybody on this host reaches it, and without a roles file each is admin",
+                f"{file}: socket.mode: 0666 lets everybody on this host in; without a roles file each is admin",
+                f"{file}: listen: 127.0.0.1:0: everybody on this host reaches it; without a roles file each is admin",
             ],
         ),
         (
