@@ -67,7 +67,8 @@ def tls_of(config: Config) -> TlsFiles | None:
         if config.tls_spiffe_trust_domain is not None:
             raise ListenError("tls: spiffe_trust_domain is for certificates: give certificate, key and client_ca")
         return None
-    raise ListenError(f"tls: certificate, key and client_ca go together: {' and '.join(missing)} is missing")
+    lacks = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    raise ListenError(f"tls: certificate, key and client_ca go together: {lacks}")
 
 
 def limits_of(config: Config) -> Limits:

@@ -1,4 +1,4 @@
-"""hostdevd's speed beside what it is measured by: uv run --no-sync tests/bench [--json FILE] [--document FILE] [...].
+"""hostdevd's speed beside what it is measured by: .venv/bin/python tests/bench [--json FILE] [--document FILE] [...].
 
 Prints a table of ratios with the bar beside each (docs/benchmarks.md says what the rows are). Nothing else may run
 meanwhile: two cores are few for what is measured. S10 is measured in the lab, by lab_attach.py.

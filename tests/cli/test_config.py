@@ -72,6 +72,31 @@ def test_the_service_refuses_what_check_refuses(tmp_path: Path) -> None:
     assert len(served.stderr.splitlines()) == 2
 
 
+def test_check_warns_of_what_is_right_and_hardly_meant(tmp_path: Path) -> None:
+    roles, file = tmp_path / "roles.toml", tmp_path / "hostdevd.toml"
+    roles.write_text("# to do\n")
+    places = f'listen = ["unix:{tmp_path}/h.sock", "127.0.0.1:0"]\nstate_dir = "{tmp_path}/state"\n'
+    for access, warnings in (
+        (
+            "",
+            [
+                f"{file}: socket.mode: 0666 lets everybody on this host in; without a roles file each is admin",
+                f"{file}: listen: 127.0.0.1:0: everybody on this host reaches it; without a roles file each is admin",
+            ],
+        ),
+        (
+            f'[access]\nroles = "{roles}"\n',
+            [f"{file}: access.roles: {roles}: the roles file has no rule: nobody may do anything"],
+        ),
+    ):
+        file.write_text(f'{places}[socket]\nmode = "0666"\n{access}')
+        done = hostdevd("config", "check", "--config", str(file))
+        assert (done.returncode, done.stdout) == (0, f"{file}: is right\n")
+        assert done.stderr.splitlines() == [f"hostdevd: warning: {warning}" for warning in warnings]
+    roles.write_text('[[rule]]\nname = "all"\nrole = "admin"\nidentities = "uid:0"\n')
+    assert hostdevd("config", "check", "--config", str(file)).stderr == ""
+
+
 REFUSED = {
     "a group that is none": (
         'listen = ["unix:{0}/h.sock"]\n[socket]\ngroup = "nobodys-group"\n',

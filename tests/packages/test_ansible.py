@@ -85,6 +85,7 @@ def test_the_role_installs_configures_and_changes_nothing_the_second_time(
         "hostdevd_package": f"/packages/{deb.name}",
         "hostdevd_config": {"simulate": True, "log": {"format": "json"}},
         "hostdevd_policy": '[[deny]]\nname = "no sticks"\ntype = "usb_device"\n',
+        "hostdevd_roles": '[[rule]]\nname = "root"\nrole = "admin"\nidentities = "uid:0"\n',
         "hostdevd_operators": ["bin"],
     }
     with clean_root(base_of_a_host(), tmp_path / "clean", mounts) as root:
@@ -94,6 +95,7 @@ def test_the_role_installs_configures_and_changes_nothing_the_second_time(
     second, rest = rest.split("+ echo changed\n")
     third, refused = rest.split("+ echo refused\n")
     assert 'config: policy = "/etc/hostdevd/policy.toml"' in first
+    assert 'config: roles = "/etc/hostdevd/roles.toml"' in first
     assert "groups: bin hostdevd" in first
     assert recap(second)["changed"] == 0, second
     assert recap(third)["changed"] >= 3, third  # the file, the guard, and the service that is started again
@@ -106,7 +108,9 @@ def recap(output: str) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", line)}
 
 
-@pytest.mark.parametrize("name", ["hostdevd_config", "hostdevd_package", "hostdevd_start_guard", "hostdevd_wait_s"])
+@pytest.mark.parametrize(
+    "name", ["hostdevd_config", "hostdevd_package", "hostdevd_roles", "hostdevd_start_guard", "hostdevd_wait_s"]
+)
 def test_what_the_page_names_is_a_default_of_the_role(name: str) -> None:
     assert f"\n{name}:" in (ANSIBLE / "roles/hostdevd/defaults/main.yml").read_text()
     assert f"`{name}`" in (ROOT / "docs/packages.md").read_text()

@@ -49,7 +49,7 @@ def configured(directory: Path, text: str) -> Path:
         ),
         ('listen = ["tls:127.0.0.1:0"]\n', "tls: needs certificates: [tls] certificate, key and client_ca"),
         (f'listen = ["tls:127.0.0.1:0"]\n{TLS}', "client_ca is missing"),
-        ('[tls]\nclient_ca = "/c"\n', "certificate and key is missing"),
+        ('[tls]\nclient_ca = "/c"\n', "certificate and key are missing"),
         ('[tls]\nspiffe_trust_domain = "example.org"\n', "give certificate, key and client_ca"),
         ('[socket]\nread_only = "127.0.0.1:0"\n', "give unix:/path"),
         ('[socket]\nread_only = "unix:/run/hostdevd/hostdevd.sock"\n', "is in listen too"),

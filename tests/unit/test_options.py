@@ -120,7 +120,7 @@ def test_all_faults_are_told_each_with_its_place_and_with_what_would_be_right(tm
             f"{file}: deep: must be a table, begun with [deep]",
             f"{file}: unknown key socket.mdoe; did you mean socket.mode?",
             f'{file}: socket.mode: must be octal digits as text, such as "0660"',
-            f"{file}: unknown key socks",
+            f"{file}: unknown key socks; did you mean socket?",
             f"{file}: wait: must be seconds from 0 to 60",
             "HOSTDEVD_SOCKET_OPEN: must be true or false",
             "--name: must not be empty; leave it out instead",

@@ -37,6 +37,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from hostdev.shut import explain_shut, shut_socket
 from hostdev.v1 import assignment_pb2, error_pb2
 
 DOMAIN = "hostdevd"
@@ -110,6 +111,8 @@ class HostdevApiError(HostdevError):
         found = HostdevApiError.of(error.code() or grpc.StatusCode.UNKNOWN, error.details() or "", method)
         with suppress(DecodeError):
             _read(found, _status(error.trailing_metadata()))
+        if not found.reason and found.unreachable and (shut := shut_socket(found.message)) is not None:
+            found.message, found.metadata = explain_shut(shut), {"socket": str(shut)}
         return found
 
 

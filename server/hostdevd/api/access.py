@@ -12,7 +12,7 @@ import structlog
 from hostdevd.core.audit import Entry
 from hostdevd.core.caller import Caller, Proof
 from hostdevd.core.rights import ALL, Permission, Rights, no_identity, not_allowed, without_roles
-from hostdevd.core.roles import Roles, RolesError
+from hostdevd.core.roles import NO_RULE, Roles, RolesError
 from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 
@@ -45,6 +45,7 @@ class Access:
         """Called after each `put`."""
         if roles is None:
             log.warning(_OPEN)
+        _warn_of_none(roles)
 
     def put(self, roles: Roles | None) -> None:
         """Judge by these roles from now on, running streams too.
@@ -53,6 +54,7 @@ class Access:
         """
         if roles is None and self._roles is not None:
             raise RolesError("no roles file is configured any more: to open access to everybody, restart the service")
+        _warn_of_none(roles)
         self._roles = roles
         self._known.clear()
         for listener in self.on_change:
@@ -68,7 +70,7 @@ class Access:
             raise no_identity()
         rights, _ = self._of(caller)
         if not rights.has(permission):
-            raise not_allowed(permission)
+            raise not_allowed(permission, caller)
 
     def sight(self, rpc: Rpc) -> Sight:
         """What a call that the gate let in may see and do."""
@@ -86,8 +88,13 @@ class Access:
         known = self._known.get(caller)
         if known is None:
             rights = without_roles(caller) if self._roles is None else self._roles.rights(caller)
-            known = rights, Sight(self._store, rights)
+            known = rights, Sight(self._store, rights, caller)
             if len(self._known) >= MOST_CALLERS:
                 self._known.clear()
             self._known[caller] = known
         return known
+
+
+def _warn_of_none(roles: Roles | None) -> None:
+    if roles is not None and not roles.rules:
+        log.warning(NO_RULE)

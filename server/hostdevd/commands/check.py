@@ -27,7 +27,9 @@ def add(commands: Commands) -> None:
         help="ask the running service whether the host is fit",
         description="Ask the running service whether it and the host are fit for assigning devices: exit status 0, "
         "or 1 when a check has failed or nobody answers. A readiness probe. Who may not read the host gets the health "
-        "service's word: 0 when it is SERVING. With --alive a liveness probe.",
+        "service's word: 0 when it is SERVING. With --alive a liveness probe. Where the service listens with TLS only, "
+        "HOSTDEV_TLS_CA, HOSTDEV_TLS_CERT and HOSTDEV_TLS_KEY name PEM files: its authority, a client's certificate, "
+        "and its key.",
     )
     parser.add_argument(
         "--alive", action="store_true", help="ask only whether the service answers, well or not, and whoever asks"

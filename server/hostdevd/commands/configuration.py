@@ -29,7 +29,8 @@ def add(commands: Commands) -> None:
     check = parsers.add_parser(
         "check",
         help="say all that is wrong with it",
-        description="Say all that is wrong with the options and with the files that they name; exit status 1 if any.",
+        description="Say all that is wrong with the options and with the files that they name; exit status 1 if any. "
+        "Warnings, of what is right and hardly meant, leave it 0.",
     )
     add_options(check)
     check.set_defaults(run=_check)
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
 
 def _check(given: argparse.Namespace) -> int:
     from hostdevd.checking import faults  # noqa: PLC0415  the others need no gRPC
+    from hostdevd.doubts import doubts  # noqa: PLC0415
 
     options = found(given)
     wrong = list(faults(options))
@@ -58,7 +60,10 @@ def _check(given: argparse.Namespace) -> int:
     if wrong:
         return complain(dict.fromkeys(wrong))
     file = named_file(given.config)
-    print(f"{file}: is right" if file is not None else "no file: the defaults, flags and variables are right")
+    print(
+        f"{file}: is right" if file is not None else "no file: the defaults, flags and variables are right", flush=True
+    )
+    complain(f"warning: {doubt}" for doubt in doubts(options))
     return 0
 
 

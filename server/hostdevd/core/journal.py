@@ -362,7 +362,7 @@ def _unavailable(fault: StateFault) -> HostdevError:
         "STATE_STORE_UNAVAILABLE",
         f"the state store cannot be used: {fault.why}; {fault.remedy}",
         metadata={"why": fault.why, "remedy": fault.remedy},
-        retry_after_s=10.0,
+        retry_after_s=None if fault.lasts else 10.0,
     )
 
 

@@ -27,7 +27,8 @@ async def open_or_do_without(journal: Journal) -> Loaded:
     try:
         return await journal.open()
     except HostdevError as error:
-        log.warning("the state store cannot be used: nothing can be changed", why=error.message)
+        told = log.error if journal.fault is not None and journal.fault.lasts else log.warning
+        told("the state store cannot be used: nothing can be changed", why=error.message)
         return Loaded.nothing()
 
 

@@ -187,9 +187,14 @@ def without_roles(caller: Caller) -> Rights:
     return LOOKING if caller.read_only else ALL
 
 
-def not_allowed(permission: Permission, on: str = "") -> HostdevError:
-    """The refusal that names what is missing, and on what."""
-    text = f"the permission {permission} is missing" + (f" for {on}" if on else "")
+def not_allowed(permission: Permission, caller: Caller, on: str = "") -> HostdevError:
+    """The refusal that names who was refused, what he lacks, on what, and how he would come by it."""
+    role = LEAST_ROLE[permission]
+    if caller.read_only and role is not Role.VIEWER:
+        why = ": nothing can be changed at the read-only socket"
+    else:
+        why = f", which the role {role} has; see the roles file"
+    text = f"{caller.name} lacks the permission {permission}" + (f" for {on}" if on else "") + why
     metadata = {"permission": str(permission)} | ({"on": on} if on else {})
     return HostdevError("NOT_ALLOWED", f"not allowed: {text}", metadata=metadata)
 
@@ -200,9 +205,3 @@ def no_identity() -> HostdevError:
         "NO_IDENTITY",
         "nothing tells who calls: use the unix socket, or a client certificate",
     )
-
-
-def require(rights: Rights, permission: Permission) -> None:
-    """`NOT_ALLOWED` when there is nothing that a permission holds for."""
-    if not rights.has(permission):
-        raise not_allowed(permission)

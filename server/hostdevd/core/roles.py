@@ -85,6 +85,10 @@ class Rule:
     comment: str = ""
 
 
+NO_RULE = "the roles file has no rule: nobody may do anything"
+"""What to warn of: it is a file as good as any, and mostly an unfinished one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
     """All rules."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hostdevd.core import failures
 from hostdevd.core.assignments import AssignedDevice, Assignment
+from hostdevd.core.caller import UNKNOWN, Caller
 from hostdevd.core.graph import group_mates_of
 from hostdevd.core.model import Domain, Eligibility, Holder, NodeDevice, OfVm, Reason, Vm
 from hostdevd.core.planner import find_device, find_vm, no_device, no_vm
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 class Sight:
     """The rights of a caller over one store."""
 
-    __slots__ = ("_rights", "_store", "is_whole", "view")
+    __slots__ = ("_caller", "_rights", "_store", "is_whole", "view")
 
-    def __init__(self, store: Store, rights: Rights) -> None:
+    def __init__(self, store: Store, rights: Rights, caller: Caller = UNKNOWN) -> None:
         self._store = store
         self._rights = rights
+        self._caller = caller
         self.is_whole = rights.sees_everything
         """Nothing is hidden: nothing needs to be looked at."""
         self.view = rights.view
@@ -166,14 +168,14 @@ class Sight:
     def may_configure(self, permission: Permission, device: NodeDevice) -> None:
         """`NOT_ALLOWED` unless a device of the host may be changed: by who is not narrowed to machines."""
         if not self._rights.covers_on_host(permission, self._store.devices[device.name].traits):
-            raise not_allowed(permission, device.name)
+            raise not_allowed(permission, self._caller, device.name)
 
     def _require(self, permission: Permission, vm: Vm, devices: Iterable[tuple[str, Traits]]) -> None:
         if not self._rights.has(permission):
-            raise not_allowed(permission)
+            raise not_allowed(permission, self._caller)
         for name, traits in devices:
             if not self._rights.covers(permission, vm, traits):
-                raise not_allowed(permission, f"{name} with {vm.name}")
+                raise not_allowed(permission, self._caller, f"{name} with {vm.name}")
 
     def _traits_of_holder(self, holder: Holder) -> Traits:
         view = self._store.devices.get(holder.device)

@@ -61,6 +61,8 @@ class StateFault:
 
     why: str
     remedy: str
+    lasts: bool = False
+    """It does not pass by itself: trying again is of no use."""
 
 
 class StateUnusable(Exception):
@@ -164,7 +166,7 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found > SCHEMA_VERSION:
         why = f"{path} is of a newer hostdevd (schema {found}, this one knows {SCHEMA_VERSION})"
-        raise StateUnusable(StateFault(why, "run that hostdevd again, or restore a back-up from before it"))
+        raise StateUnusable(StateFault(why, "run that hostdevd again, or restore a back-up from before it", lasts=True))
     if found < 1:
         raise broken(path, "it is empty, or no state file of hostdevd's")
     damage = db.execute("PRAGMA integrity_check(1)").fetchone()[0]

@@ -108,7 +108,8 @@ def _from_file(rows: Sequence[Row], file: Path, faults: list[str]) -> Told:
             faults.append(f"{file}: {key}: must be a table, begun with [{key}]")
         else:
             shown = key if key.isprintable() else repr(key)
-            faults.append(f"{file}: unknown key {shown}{did_you_mean(key, by_key)}")
+            meant = did_you_mean(key, tables if isinstance(value, dict) else by_key)
+            faults.append(f"{file}: unknown key {shown}{meant}")
 
 
 def _leaves(table: Mapping[str, Any], prefix: str, tables: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -172,6 +172,7 @@ async def test_all_that_goes_with_a_device_must_be_allowed(tmp_path: Path) -> No
                 "permission": "assignments.attach",
                 "on": f"{m.name('bridge_ac97')} with alpha",
             }
+            assert f"uid:1 lacks the permission assignments.attach for {told.metadata['on']}, " in told.message
         assert not m.core.store.assignments
         root = await m.attach(Shape("bridge_e1000"))
         for detach in (

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -16,6 +17,7 @@ from hostdevd.api.methods import METHODS
 from hostdevd.core.caller import Caller, Proof
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.rights import LEAST_ROLE, Permission, Role
+from hostdevd.core.roles import NO_RULE, Roles
 from unit.api.callers import Served, refused, served
 from unit.core.rig import machine
 
@@ -158,6 +160,10 @@ async def test_a_dry_run_needs_the_permission_too(tmp_path: Path) -> None:
         with refused("NOT_ALLOWED") as told:
             await service.stub("bob").Attach(request)
         assert told.metadata == {"permission": "assignments.attach"}
+        assert told.message == (
+            "not allowed: uid:2 lacks the permission assignments.attach, which the role operator has;"
+            " see the roles file"
+        )
         assert (await service.stub("alice").Attach(request)).plan.steps
 
 
@@ -168,5 +174,16 @@ async def test_without_a_roles_file_a_read_only_socket_is_read_only(tmp_path: Pa
     async with machine(tmp_path) as m:
         access = Access(m.core.store, None, by_it)
         access.require(by_it(None), Permission.DEVICES_READ)
-        with pytest.raises(HostdevError, match=r"assignments\.attach"):
+        with pytest.raises(HostdevError) as refusal:
             access.require(by_it(None), Permission.ASSIGNMENTS_ATTACH)
+        assert str(refusal.value) == (
+            "not allowed: uid:0 lacks the permission assignments.attach: nothing can be changed at the read-only socket"
+        )
+
+
+async def test_roles_without_a_rule_are_warned_of_at_the_start_and_at_a_reload(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        with structlog.testing.capture_logs() as lines:
+            access = Access(m.core.store, Roles(), lambda _: Caller(Proof.PEER, uid=0))
+            access.put(Roles())
+        assert [(line["log_level"], line["event"]) for line in lines] == [("warning", NO_RULE)] * 2

@@ -8,6 +8,8 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from hostdev.cli.explanation import explain
+from hostdev.cli.marks import verdict
 from hostdev.v1 import device_pb2, service_pb2
 from unit.client import fake_host
 from unit.client.fake_host import CAMERA, DISK, ETH1, GPU, GPU_GROUP, NIC, SOUND
@@ -113,6 +115,12 @@ def test_why_says_who_has_it(hostdevctl: Run) -> None:
     assert "web holds it (running, live+config, hostdev)" in shown
     assert f"hostdevctl detach web {NIC}" in shown
     assert f"{ETH1}  eth1  would vanish from the host" in shown
+
+
+def test_why_says_what_it_can_of_a_holder_that_may_not_be_seen() -> None:
+    [line] = explain(NIC, fake_host.TAKEN, ())
+    assert "a virtual machine that you may not see holds it, or one holds what goes with it" in str(line)
+    assert verdict(device_pb2.Device(eligibility=fake_host.TAKEN)).plain == "held, or what goes with it is"
 
 
 def test_why_knows_groups_too(hostdevctl: Run) -> None:

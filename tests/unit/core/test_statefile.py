@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import structlog
 
 from hostdevd.core.assignments import Assignment, AssignmentState
 from hostdevd.core.errors import HostdevError
 from hostdevd.core.journal import Journal, Loaded
 from hostdevd.core.model import Vm, VmState
+from hostdevd.core.reopening import open_or_do_without
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ONE = Assignment("one", Vm("vm", "uuid", VmState.RUNNING), (), AssignmentState.ATTACHED, NOW, NOW)
@@ -148,6 +150,12 @@ async def test_a_file_of_a_newer_version_is_refused_and_kept(tmp_path: Path) -> 
     newer = path.read_bytes()
     error = await refused(tmp_path)
     assert "newer" in error.message
+    assert error.retry_after_s is None  # it does not pass
+    journal = Journal(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        assert not (await open_or_do_without(journal)).assignments
+    await journal.close()
+    assert [line["log_level"] for line in lines] == ["error"]
     assert path.read_bytes() == newer
 
 

@@ -37,7 +37,11 @@ def explain(
         yield cell(Text.assemble((subject, "bold"), (f" is taken: {held.vm.name} holds {which} ({where})", "yellow")))
         yield cell(Text(f"  → hostdevctl detach {held.vm.name} {held.device}", style="italic"))
     if eligibility.eligible and not held_by:
-        text = " is eligible and not available: a VM holds its physical function or parent"
+        # Neither whose holders one may not see nor who holds a parent is among the holders.
+        text = (
+            " is eligible and not available: a virtual machine that you may not see holds it, or one holds what goes"
+            " with it (its group, physical function or parent)"
+        )
         yield cell(Text.assemble((subject, "bold"), (text, "yellow")))
 
 

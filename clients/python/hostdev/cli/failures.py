@@ -52,7 +52,7 @@ def abandon_output() -> None:
 
 
 def _message(error: HostdevApiError, address: str) -> str:
-    if error.reason:
+    if error.reason or "socket" in error.metadata:
         return error.message
     # What gRPC says by itself is not for people.
     match error.code:

@@ -31,5 +31,5 @@ def verdict(device: device_pb2.Device) -> Text:
     if eligibility.available:
         return Text("available", style="green")
     if eligibility.eligible:
-        return Text("its group is held", style="yellow")
+        return Text("held, or what goes with it is", style="yellow")
     return Text(codes(eligibility) or "not eligible", style="dim" if never_assignable(eligibility) else "red")
