@@ -24,7 +24,7 @@ import libvirt  # noqa: E402
 from api import Api, eventually  # noqa: E402
 from hosts import lab_roles, managed_pci  # noqa: E402
 
-from hostdev.v1 import assignment_pb2, service_pb2  # noqa: E402
+from hostdev.v1 import assignment_pb2  # noqa: E402
 from hostdevd.core.steps import Delays  # noqa: E402
 from hostdevd.virt.xml.hostdev import build_hostdev  # noqa: E402
 from lab.own_service import serving  # noqa: E402
@@ -79,9 +79,8 @@ def ours(api: Api, name: str) -> None:
 
 def at_rest(api: Api, name: str) -> None:
     """Wait until an attach would be let in: QEMU closes a card's group a moment after it has let go of it."""
-    request = service_pb2.AttachRequest(vm=VM, device=name, scope=assignment_pb2.SCOPE_LIVE, validate_only=True)
     time.sleep(QUIET_S)  # what the direct calls did reaches hostdevd by events
-    eventually(lambda: list(api.stub.Attach(request, timeout=LEAVE_S).plan.blockers), lambda blockers: not blockers)
+    eventually(lambda: api.plan(VM, name, scope=assignment_pb2.SCOPE_LIVE).blockers, lambda blockers: not blockers)
 
 
 def main() -> None:
