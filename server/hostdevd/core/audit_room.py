@@ -10,6 +10,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from hostdevd.core.bucket import Bucket
+
 TURNED_AWAY = frozenset({"RATE_LIMITED", "NO_IDENTITY", "NOT_ALLOWED"})
 """The reasons of refusals that cost a caller nothing, and the service next to nothing."""
 MOST_CALLERS = 1024
@@ -35,23 +37,6 @@ USUAL = Quota(burst=200, rate=10, all_burst=2000, all_rate=100, waiting=2000)
 AWAY = Quota(burst=20, rate=0.1, all_burst=500, all_rate=10, waiting=500)
 
 
-class _Bucket:
-    """So many at once, so many per second."""
-
-    __slots__ = ("_burst", "_left", "_rate", "_then")
-
-    def __init__(self, burst: float, rate: float, now: float) -> None:
-        self._burst, self._rate, self._left, self._then = burst, rate, burst, now
-
-    def take(self, now: float) -> bool:
-        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-        self._then = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class _Kind:
     """The buckets of one kind of rows; whose caller was heard of longest ago goes when there are too many."""
 
@@ -59,15 +44,15 @@ class _Kind:
 
     def __init__(self, quota: Quota, now: float) -> None:
         self._quota = quota
-        self._callers: OrderedDict[str, _Bucket] = OrderedDict()
-        self._all = _Bucket(quota.all_burst, quota.all_rate, now)
+        self._callers: OrderedDict[str, Bucket] = OrderedDict()
+        self._all = Bucket(quota.all_burst, quota.all_rate, now)
 
     def take(self, caller: str, waiting: int, now: float) -> bool:
-        bucket = self._callers.pop(caller, None) or _Bucket(self._quota.burst, self._quota.rate, now)
+        bucket = self._callers.pop(caller, None) or Bucket(self._quota.burst, self._quota.rate, now)
         self._callers[caller] = bucket
         if len(self._callers) > MOST_CALLERS:
             self._callers.popitem(last=False)
-        return bucket.take(now) and waiting < self._quota.waiting and self._all.take(now)
+        return bucket.take_if_any(now) and waiting < self._quota.waiting and self._all.take_if_any(now)
 
 
 class Room:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum, unique
 
+from hostdevd.core.bucket import Bucket
 from hostdevd.core.errors import HostdevError
 
 BUSY_RETRY_S = 1.0
@@ -63,31 +64,6 @@ class Limits:
         return of_one, of_all
 
 
-class Bucket:
-    """So many a minute: all of them at once after a quiet minute, then one each time there is one to be had."""
-
-    __slots__ = ("_at", "_left", "_per_minute")
-
-    def __init__(self, per_minute: int, now: float) -> None:
-        self._per_minute = per_minute
-        self._left = float(per_minute)
-        self._at = now
-
-    def wait_s(self, now: float) -> float:
-        """How long until there is one; 0 when there is."""
-        self._left = min(self._per_minute, self._left + (now - self._at) * self._per_minute / 60)
-        self._at = now
-        return max(0.0, (1 - self._left) * 60 / self._per_minute)
-
-    def take(self) -> None:
-        """Take one of those that `wait_s` found."""
-        self._left -= 1
-
-    def is_full(self, now: float) -> bool:
-        """Whether it is as good as a new one."""
-        return self.wait_s(now) == 0 and self._left >= self._per_minute
-
-
 class Place:
     """A call's place among those that run; left when the block ends."""
 
@@ -116,7 +92,7 @@ class Counts:
         self._now = now
         self._running: dict[Work, Counter[str]] = {work: Counter() for work in Work}
         self._buckets: dict[str, Bucket] = {}
-        self._all = Bucket(limits.mutations_per_minute_total, now())
+        self._all = _a_minute(limits.mutations_per_minute_total, now())
 
     def running(self, work: Work, who: str | None = None) -> int:
         """How many calls of a kind there are, of one identity or of all."""
@@ -152,7 +128,7 @@ class Counts:
         if bucket is None:
             if len(self._buckets) >= _KEPT_BUCKETS:
                 self._buckets = {name: one for name, one in self._buckets.items() if not one.is_full(now)}
-            bucket = self._buckets[who] = Bucket(self._limits.mutations_per_minute, now)
+            bucket = self._buckets[who] = _a_minute(self._limits.mutations_per_minute, now)
         return bucket
 
     def _take(self, bucket: Bucket, who: str, limit: int) -> None:
@@ -165,6 +141,10 @@ class Counts:
                 retry_after_s=wait_s,
             )
         bucket.take()
+
+
+def _a_minute(count: int, now: float) -> Bucket:
+    return Bucket(count, count / 60, now)
 
 
 def _no_room(work: Work, who: str, limit: int) -> HostdevError:
