@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from hostdevd.core.announcements import Announcements
-from hostdevd.core.behind import PORTION, catch_up
+from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
@@ -41,7 +41,7 @@ from hostdevd.core.ports import (
 )
 from hostdevd.core.store import Store
 from hostdevd.core.tickets import Applied
-from hostdevd.core.turns import Turn, chosen
+from hostdevd.core.turns import chosen
 
 log = structlog.get_logger()
 
@@ -391,12 +391,8 @@ class Sync:
 
     async def _look_at_all(self, names: Iterable[str]) -> None:
         """Derive all devices again, for what nobody told of; in portions, as calls are answered meanwhile."""
-        todo, turn = tuple(names), Turn()
-        for start in range(0, len(todo), PORTION):
-            with self._store.change(ChangeSource.RECONCILE):
-                self._store.look_again(name for name in todo[start : start + PORTION] if name in self._store.graph)
-            if turn.is_over():
-                await turn.next()
+        self._store.behind.add(names)
+        await catch_up(self._store)
 
     async def read_domains(self, source: ChangeSource) -> None:
         """Read all domains; those that are gone go."""
