@@ -7,7 +7,7 @@ core carries without looking inside, so that a new field of libvirt's touches no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum, unique
@@ -237,11 +237,13 @@ class HostUses:
     """What the host uses, by sysfs path of the disk, interface or PCI function (no links in the path).
 
     `unknown` lists what could not be read, as `(node device type, message)` with the type `pci` for all:
-    everything of that type, and what holds it, is then of unknown use and is refused.
+    everything of that type, and what holds it, is then of unknown use and is refused. `as_of` is what the host knows
+    the moment of the read by (`HostPort.is_still`), None where nothing tells of changes.
     """
 
     by_path: Mapping[str, tuple[HostUse, ...]] = field(default_factory=dict)
     unknown: tuple[tuple[str, str], ...] = ()
+    as_of: Hashable | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

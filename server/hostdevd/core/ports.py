@@ -8,7 +8,7 @@ delivered on the event loop too, by the callback given to `start`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum, unique
 from typing import Protocol
@@ -352,6 +352,12 @@ class HostPort(Protocol):
 
         An interface of `listed` that the host lacks is another host's, of which nothing can be told: all is
         unknown then. It is asked again until the two agree, for a few seconds.
+        """
+
+    async def is_still(self, as_of: Hashable, listed: Listed = nothing_listed) -> bool:
+        """Whether another read would tell the uses that were read as of then (`HostUses.as_of`).
+
+        True only where the kernel tells of changes and has told of none, and what it does not tell of is as it was.
         """
 
     def driver(self, address: PciAddress) -> DriverState:

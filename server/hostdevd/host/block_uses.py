@@ -31,7 +31,7 @@ _SIGNATURES: Mapping[str, HostUseKind] = {
     "bcache": HostUseKind.DM_HOLDER,
 }
 # File systems that list their mounted devices by kernel name, whichever mount namespace they are in.
-_LISTED_FILE_SYSTEMS = ("ext4", "xfs", "f2fs")
+LISTED_FILE_SYSTEMS = ("ext4", "xfs", "f2fs")
 
 
 def find_block_uses(tree: HostTree, findings: Findings) -> None:
@@ -113,7 +113,7 @@ def _swap(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
 
 
 def _file_systems(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
-    for fstype in _LISTED_FILE_SYSTEMS:
+    for fstype in LISTED_FILE_SYSTEMS:
         for name in tree.names(f"/sys/fs/{fstype}"):
             if graph.path(name):
                 detail = f"({fstype}, outside the view of process 1)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.ports import DriverState
 from hostdevd.host.sysfs import HostTree, Unreadable
@@ -15,10 +17,10 @@ def driver_of(tree: HostTree, path: str) -> str | None:
     return link.rpartition("/")[2] if link else None
 
 
-def driver_state(tree: HostTree, address: PciAddress) -> DriverState:
-    """Driver and override of a PCI function.
+def driver_state(tree: HostTree, address: PciAddress, override_of: Callable[[str], str]) -> DriverState:
+    """Driver and override of a PCI function; `override_of` tells the latter by the address.
 
-    An override that may not be read is reported as `unreadable`: the rules refuse any override that is no
+    An override that cannot be read is reported as `unreadable`: the rules refuse any override that is no
     vfio driver, so this fails closed.
     """
     path = f"{PCI_DEVICES}/{address}"
@@ -26,10 +28,13 @@ def driver_state(tree: HostTree, address: PciAddress) -> DriverState:
         if not tree.exists(path):
             return DriverState(present=False)
         driver = driver_of(tree, path)
-        override = tree.value(f"{path}/driver_override")
     except Unreadable:
         return DriverState(present=True, override="unreadable")
-    return DriverState(present=True, driver=driver, override=override if override not in {"", "(null)"} else None)
+    try:
+        override = override_of(str(address))
+    except Unreadable:
+        return DriverState(present=True, driver=driver, override="unreadable")
+    return DriverState(present=True, driver=driver, override=override or None)
 
 
 def is_open(tree: HostTree, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUses, NodeDevice
@@ -33,6 +33,10 @@ class ForeignHost:
     async def uses(self, listed: Listed = nothing_listed) -> HostUses:  # noqa: ARG002
         """All unknown."""
         return HostUses(unknown=(("pci", _WHY),))
+
+    async def is_still(self, as_of: Hashable, listed: Listed = nothing_listed) -> bool:  # noqa: ARG002
+        """Nothing is known."""
+        return False
 
     def driver(self, address: PciAddress) -> DriverState:  # noqa: ARG002
         """Not known here; what libvirt last saw is shown."""

@@ -73,7 +73,7 @@ def _usb(tree: HostTree, path: str) -> IdentityFacts:
     return IdentityFacts(
         root=root,
         path=port[1],
-        serial=_text(tree.value(f"{path}/serial")),
+        serial=_text(tree.lasting(f"{path}/serial")),
         interfaces=",".join(_interface_classes(tree, path, name)),
     )
 

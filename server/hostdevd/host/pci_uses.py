@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from hostdevd.core.addresses import PciAddress
 from hostdevd.core.drivers import is_vfio_driver
@@ -28,12 +29,30 @@ def find_pci_uses(tree: HostTree, findings: Findings) -> None:
         with findings.source(_PCI, "boot console"):
             _console(tree, functions, findings)
         for address, path in functions.items():
-            with findings.source(_PCI, f"driver of {address}"):
-                _user_space(tree, path, findings)
-            with findings.source(_PCI, f"interfaces of {address}"):
-                _lent_interface(tree, path, findings)
-            with findings.source(_PCI, f"shares of {address}"):
-                _shared_directory(tree, path, findings)
+            with findings.source(_PCI, f"function {address}"):
+                function = _look_at(tree, path)
+                _user_space(tree, function, findings)
+                _lent_interface(tree, function, findings)
+                _shared_directory(tree, function, findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A PCI function's path in sysfs, its driver, what its directory holds, and the virtio devices that it carries."""
+
+    path: str
+    driver: str | None
+    names: tuple[str, ...]
+    virtio: tuple[str, ...]
+
+
+def _look_at(tree: HostTree, path: str) -> _Function:
+    # One look at the directory answers most questions: this is most of the work of a read of all uses.
+    names = tree.names(path)
+    driver = driver_of(tree, path) if "driver" in names else None
+    carried = (name for name in names if name.startswith("virtio") and name[len("virtio") :].isdecimal())
+    virtio = tuple(f"{path}/{name}" for name in carried) if driver == "virtio-pci" else ()
+    return _Function(path, driver, names, virtio)
 
 
 def _functions(tree: HostTree) -> Iterator[tuple[str, str]]:
@@ -76,40 +95,38 @@ def _consoles(tree: HostTree) -> Iterator[str]:
     return (f"/sys/class/vtconsole/{name}" for name in tree.names("/sys/class/vtconsole"))
 
 
-def _user_space(tree: HostTree, path: str, findings: Findings) -> None:
-    driver = driver_of(tree, path)
+def _user_space(tree: HostTree, function: _Function, findings: Findings) -> None:
+    driver = function.driver
     if driver is None:
         return
     if is_vfio_driver(driver):
-        if is_open(tree, path):
-            findings.add((path,), HostUseKind.VFIO_USER, driver)
-    elif "uio" in driver.split("_") or tree.exists(f"{path}/uio"):
-        findings.add((path,), HostUseKind.VFIO_USER, driver)
+        if is_open(tree, function.path):
+            findings.add((function.path,), HostUseKind.VFIO_USER, driver)
+    elif "uio" in driver.split("_") or "uio" in function.names:
+        findings.add((function.path,), HostUseKind.VFIO_USER, driver)
 
 
-def _lent_interface(tree: HostTree, path: str, findings: Findings) -> None:
+def _lent_interface(tree: HostTree, function: _Function, findings: Findings) -> None:
     """An interface in another network namespace (a container's) leaves an empty `net` directory behind.
 
     Nothing that the host may read tells what it does there, so it counts as having an address.
     """
-    for parent in (path, *_virtio(tree, path)):
-        directory = f"{parent}/net"
+    own = [f"{function.path}/net"] if "net" in function.names else []
+    for directory in (*own, *(f"{device}/net" for device in function.virtio)):
         if tree.exists(directory) and not tree.names(directory):
-            findings.add((path,), HostUseKind.GLOBAL_ADDRESS, "(its interface is in another network namespace)")
+            findings.add(
+                (function.path,), HostUseKind.GLOBAL_ADDRESS, "(its interface is in another network namespace)"
+            )
 
 
-def _shared_directory(tree: HostTree, path: str, findings: Findings) -> None:
+def _shared_directory(tree: HostTree, function: _Function, findings: Findings) -> None:
     """A directory that an outer host shares (9p, virtiofs) counts as mounted while its driver has it.
 
     Mounts do not tell: below an overlay, as a root often is, the share's own mount is out of sight.
     """
-    for device in _virtio(tree, path):
+    for device in function.virtio:
         if driver_of(tree, device) in _SHARES:
             tag = tree.value(f"{device}/mount_tag").rstrip("\0")
-            findings.add((path,), HostUseKind.MOUNT, f"(shared directory {tag})" if tag else "(shared directory)")
-
-
-def _virtio(tree: HostTree, path: str) -> list[str]:
-    if driver_of(tree, path) != "virtio-pci":
-        return []
-    return [f"{path}/{name}" for name in tree.names(path) if re.fullmatch(r"virtio\d+", name)]
+            findings.add(
+                (function.path,), HostUseKind.MOUNT, f"(shared directory {tag})" if tag else "(shared directory)"
+            )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
@@ -14,9 +15,11 @@ from hostdevd.host.checks import read_checks
 from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
 from hostdevd.host.interfaces import foreign_interfaces
+from hostdevd.host.overrides import Overrides
 from hostdevd.host.sriov import SriovHelper
-from hostdevd.host.sysfs import HostTree
+from hostdevd.host.sysfs import HostTree, Unreadable
 from hostdevd.host.traits import has_generic_node, kernel_release, read_bars
+from hostdevd.host.untold import Untold, untold
 from hostdevd.host.uses import read_uses
 from hostdevd.host.watch import HostWatch
 
@@ -33,6 +36,20 @@ NO_SOCKET = Path("/nonexistent")
 """Where no helper listens."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What the host tells that it is still as it was: equal moments have equal uses, unless `told` is None.
+
+    `told` is the watch's number, `foreign` libvirt's interfaces that this host lacks, `untold` what is not announced,
+    nor `overrides`.
+    """
+
+    told: int | None
+    foreign: frozenset[str]
+    untold: Untold
+    overrides: tuple[tuple[str, str], ...]
+
+
 class RunningHost:
     """Reads the host below `root`: `/sys`, `/proc`, `/run/udev` and `/dev`.
 
@@ -44,6 +61,7 @@ class RunningHost:
         self._tree = HostTree(root)
         self._sriov = SriovHelper(self._tree, sriov_socket)
         self._watch = HostWatch(self._tree)
+        self._overrides = Overrides(self._tree)
         self._unknown: tuple[tuple[str, str], ...] | None = None  # nothing was told yet
         self._foreign = frozenset[str]()
 
@@ -72,17 +90,30 @@ class RunningHost:
                 return found
             await asyncio.sleep(_LOOK_AGAIN_S)
 
+    async def is_still(self, as_of: Hashable, listed: Listed = nothing_listed) -> bool:
+        """Whether nothing that a read of the uses looks at has changed since."""
+        return as_of == await asyncio.to_thread(self._moment, self._watch.told(), listed())
+
     async def _read(self, listed: frozenset[str] | None) -> HostUses:
         if not self._tree.live:
+            await asyncio.to_thread(self._overrides.look)
             return await asyncio.to_thread(read_uses, self._tree)
+        moment = await asyncio.to_thread(self._moment, self._watch.told(), listed)
+        self._foreign = moment.foreign
+        found = await asyncio.to_thread(read_uses, self._tree, moment.foreign)
+        return found if found.unknown or moment.told is None else replace(found, as_of=moment)
+
+    def _moment(self, told: int | None, listed: frozenset[str] | None) -> _Moment:
         # While libvirt is silent, what it last listed in vain stays another host's.
-        asked = self._foreign if listed is None else listed
-        self._foreign = foreign = await asyncio.to_thread(foreign_interfaces, self._tree, asked)
-        return await asyncio.to_thread(read_uses, self._tree, foreign)
+        foreign = foreign_interfaces(self._tree, self._foreign if listed is None else listed)
+        try:
+            return _Moment(told, foreign, untold(self._tree), self._overrides.look())
+        except Unreadable:
+            return _Moment(None, foreign, (), ())
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now."""
-        return driver_state(self._tree, address)
+        return driver_state(self._tree, address, self._overrides.of)
 
     def identity(self, device: NodeDevice) -> IdentityFacts:
         """What sysfs tells of the device's identity; empty facts when it is gone."""

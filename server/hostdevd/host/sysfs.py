@@ -37,10 +37,11 @@ def printable(text: str) -> str:
 class HostTree:
     """The host's file systems below a root directory."""
 
-    __slots__ = ("_root",)
+    __slots__ = ("_lasting", "_root")
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = os.path.realpath(root).rstrip("/")
+        self._lasting: dict[str, tuple[int, str]] = {}
 
     @property
     def live(self) -> bool:
@@ -79,6 +80,17 @@ class HostTree:
         """A sysfs attribute without the white space around it; empty when there is none."""
         return (self.read(path) or "").strip()
 
+    def lasting(self, path: str) -> str:
+        """A `value` that does not change while its device is there, read once.
+
+        The kernel keeps readers of USB's strings waiting while the device is locked, by a reset as a guest gets it.
+        """
+        file = self.inode(path)
+        known = self._lasting.get(path)
+        if known is None or known[0] != file:
+            known = self._lasting[path] = file, self.value(path)
+        return known[1]
+
     def require(self, path: str) -> str:
         """The text of a file that every Linux host has; `Unreadable` also when it is missing."""
         text = self.read(path)
@@ -99,12 +111,15 @@ class HostTree:
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or directory, links followed."""
+        return bool(self.inode(path))
+
+    def inode(self, path: str) -> int:
+        """The number of a file or directory, which no other one has while it is there; 0 when it is gone."""
         try:
-            os.stat(self._root + path)  # noqa: PTH116  hot
+            return os.stat(self._root + path).st_ino  # noqa: PTH116  hot
         except OSError as error:
             self._unless_gone(path, error)
-            return False
-        return True
+            return 0
 
     def link(self, path: str) -> str | None:
         """Where a link of sysfs leads, one step: the class directories' entries, `driver`, `master`.

@@ -35,6 +35,9 @@ class HostWatch:
     def __init__(self, tree: HostTree) -> None:
         self._tree = tree
         self._stack = ExitStack()
+        self._sources = select.poll()
+        self._told = 0
+        self._is_open = False
         self.gaps: tuple[str, ...] = ()
 
     def open(self, sink: EventSink) -> None:
@@ -53,10 +56,23 @@ class HostWatch:
                 _log.warning("host changes are not watched", what=what, error=str(error))
                 gaps.append(f"{what} are not watched: {error}")
         self.gaps = tuple(gaps)
+        self._is_open = True
 
     def close(self) -> None:
         """Leave the loop and close every file."""
+        self._is_open = False
         self._stack.close()
+
+    def told(self) -> int | None:
+        """A number that is another one whenever something was told since; None where not everything is told.
+
+        The kernel tells before the call returns that changed something, so what waits to be read counts.
+        """
+        if self.gaps or not (self._is_open and self._tree.live):
+            return None
+        if self._sources.poll(0):
+            self._told += 1
+        return self._told
 
     def _uevents(self, changes: Coalescer) -> None:
         if not self._tree.live:
@@ -72,8 +88,8 @@ class HostWatch:
             for subsystem in _SUBSYSTEMS:
                 monitor.filter_by(subsystem)
             monitor.start()
-
             self._reader(monitor.fileno(), partial(_take_uevents, monitor, changes))
+            self._sources.register(monitor.fileno(), select.POLLIN)
 
     def _mounts(self, changes: Coalescer) -> None:
         # These files are always readable and raise POLLPRI on a change, which asyncio does not wait for;
@@ -81,10 +97,10 @@ class HostWatch:
         poller = select.epoll()
         self._stack.callback(poller.close)
         for path in _POLLED:
-            fd = os.open(self._tree.outer(path), os.O_RDONLY | os.O_CLOEXEC)
-            self._stack.callback(os.close, fd)
             try:
-                poller.register(fd, select.EPOLLPRI | select.EPOLLERR)
+                poller.register(self._opened(path), select.EPOLLPRI | select.EPOLLERR)
+                # Whoever polls such a file is told once: `told` has one of its own.
+                self._sources.register(self._opened(path), select.POLLPRI)
             except PermissionError:
                 if self._tree.live:
                     raise
@@ -109,10 +125,20 @@ class HostWatch:
                 changes.changed()
 
         self._reader(listener.fileno(), on_messages)
+        self._sources.register(listener.fileno(), select.POLLIN)
+
+    def _opened(self, path: str) -> int:
+        fd = os.open(self._tree.outer(path), os.O_RDONLY | os.O_CLOEXEC)
+        self._stack.callback(os.close, fd)
+        return fd
 
     def _reader(self, fd: int, callback: Callable[[], None]) -> None:
+        def readable() -> None:
+            self._told += 1
+            callback()
+
         loop = asyncio.get_running_loop()
-        loop.add_reader(fd, callback)
+        loop.add_reader(fd, readable)
         self._stack.callback(loop.remove_reader, fd)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from hostdevd.core.addresses import PciAddress, ScsiAddress
 from hostdevd.core.model import Bar, Check, CheckCode, CheckStatus, HostUse, HostUses, NodeDevice, StorageFacts
@@ -63,7 +63,12 @@ class SimHost:
             path = kernel.devices[name].node.path if kernel.visible(name) else None
             if path and uses:
                 by_path[path] = (*by_path.get(path, ()), *uses)
-        return HostUses(by_path, tuple(sorted(self._world.extras.host.unknown_uses.items())))
+        unknown = tuple(sorted(self._world.extras.host.unknown_uses.items()))
+        return HostUses(by_path, unknown, as_of=self._world.changes)
+
+    async def is_still(self, as_of: Hashable, listed: Listed = nothing_listed) -> bool:  # noqa: ARG002
+        """Whether nothing at all has changed since."""
+        return as_of == self._world.changes
 
     def driver(self, address: PciAddress) -> DriverState:
         """The driver bound to a PCI function now."""

@@ -61,6 +61,8 @@ class World:
         self.on_change: Callable[[], None] = lambda: None
         self._subscribers: list[Subscriber] = []
         self._depth = 0
+        self.changes = 0
+        """How often it may have changed."""
 
     # --- events and changes --------------------------------------------------------------------------
 
@@ -78,10 +80,12 @@ class World:
     def changing(self) -> Iterator[None]:
         """Around whatever may change the state: `on_change` follows, also after a failure."""
         self._depth += 1
+        self.changes += 1
         try:
             yield
         finally:
             self._depth -= 1
+            self.changes += 1
             if self._depth == 0:
                 self.on_change()
 

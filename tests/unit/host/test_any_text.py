@@ -15,6 +15,7 @@ from hostdevd.host.blocks import block_paths
 from hostdevd.host.checks import read_checks
 from hostdevd.host.drivers import driver_state
 from hostdevd.host.identity import identity_facts
+from hostdevd.host.overrides import Overrides
 from unit.host.builder import HostBuilder
 
 LUN = "/sys/devices/pci0000:00/0000:00:05.0/host0/target0:0:0/0:0:0:0"
@@ -103,7 +104,7 @@ def look_at_everything(host: HostBuilder) -> HostUses:
     uses = host.uses()
     read_checks(tree, uses)
     address = PciAddress.parse("0000:00:02.0")
-    driver_state(tree, address)
+    driver_state(tree, address, Overrides(tree).of)
     for path, of in (
         (PCI, PciFacts(address, 0, 0, 0)),
         (USB, UsbFacts(UsbAddress(1, 2), 0, 0)),

@@ -8,6 +8,7 @@ from hostdevd.core.addresses import PciAddress
 from hostdevd.core.model import HostUse, HostUseKind
 from hostdevd.core.ports import DriverState
 from hostdevd.host.drivers import driver_state
+from hostdevd.host.overrides import Overrides
 from unit.host.builder import HostBuilder
 
 CONSOLE = (HostUse(HostUseKind.PRIMARY_CONSOLE),)
@@ -106,21 +107,25 @@ def test_no_pci_bus_in_sight_is_unknown(host: HostBuilder) -> None:
 ADDRESS = PciAddress.parse("0000:00:02.0")
 
 
+def state_of(host: HostBuilder) -> DriverState:
+    return driver_state(host.tree, ADDRESS, Overrides(host.tree).of)
+
+
 def test_the_driver_and_its_override(host: HostBuilder) -> None:
     host.function("0000:00:02.0", "vfio-pci", driver_override="vfio-pci")
-    assert driver_state(host.tree, ADDRESS) == DriverState(present=True, driver="vfio-pci", override="vfio-pci")
+    assert state_of(host) == DriverState(present=True, driver="vfio-pci", override="vfio-pci")
 
 
 def test_no_driver_and_no_override(host: HostBuilder) -> None:
     host.function("0000:00:02.0", driver_override="(null)")
-    assert driver_state(host.tree, ADDRESS) == DriverState(present=True)
+    assert state_of(host) == DriverState(present=True)
 
 
 def test_a_function_that_is_gone(host: HostBuilder) -> None:
-    assert driver_state(host.tree, ADDRESS) == DriverState(present=False)
+    assert state_of(host) == DriverState(present=False)
 
 
 def test_an_unreadable_override_counts_as_one(host: HostBuilder) -> None:
     path = host.function("0000:00:02.0", "e1000e", driver_override="")
     host.unreadable(f"{path}/driver_override")
-    assert driver_state(host.tree, ADDRESS).override == "unreadable"
+    assert state_of(host).override == "unreadable"
