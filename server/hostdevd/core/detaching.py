@@ -73,7 +73,7 @@ class Detaching:
             # What was only configured was never bound for it: whatever has its functions now is somebody else's.
             if assignment.live or assignment.has_condition(ConditionCode.DRIVER_NOT_RESTORED):
                 done = done.without_condition(ConditionCode.DRIVER_NOT_RESTORED)
-                for condition in await self._effects.restoring.give_back(assignment):
+                for condition in await self._effects.restoring.give_back(assignment, operation.since):
                     done = done.with_condition(condition)
         if kept is not None:
             operation.error = detach_rejected(assignment, kept.device, kept.message)
@@ -81,7 +81,7 @@ class Detaching:
         await self._operations.finish(operation, done)
 
     async def _let_go(self, operation: Operation, assignment: Assignment) -> bool:
-        refusal = await self._effects.taking.let_go(assignment, operation.nudge)
+        refusal = await self._effects.taking.let_go(assignment, operation.nudge, since=operation.since)
         if refusal is not None:
             await self._rejected(operation, assignment, refusal)
         return refusal is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from hostdevd.core.audit import Asked, Entry
 from hostdevd.core.detaching import Detaching
 from hostdevd.core.effects import Effects
 from hostdevd.core.errors import PRECONDITIONS, HostdevError, disconnected
+from hostdevd.core.graph import group_mates_of
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.journal import Journal, Loaded, RequestRecord
 from hostdevd.core.letting_go import blocked_detach, detach_blockers
@@ -27,7 +28,7 @@ from hostdevd.core.model import NodeDevice
 from hostdevd.core.observing import NOBODY, Observer
 from hostdevd.core.operations import Operation, Operations
 from hostdevd.core.plan import AttachRequest, Plan, SideEffect
-from hostdevd.core.planner import blocked, find_target, plan_attach
+from hostdevd.core.planner import blocked, find_target, known_vm, plan_attach
 from hostdevd.core.ports import Clock, HostPort, HypervisorError
 from hostdevd.core.release import DetachRequest, find_holding, plan_detach
 from hostdevd.core.requests import Requests, fingerprint
@@ -35,7 +36,7 @@ from hostdevd.core.rights import ALL, Permission
 from hostdevd.core.sight import Sight
 from hostdevd.core.store import Store
 from hostdevd.core.sync import Sync
-from hostdevd.core.upkeep import Upkeep, cancelled
+from hostdevd.core.upkeep import PATIENCE_S, Upkeep, cancelled
 
 DEFAULT_WAIT_S = 60.0
 WRITE_S = 0.25
@@ -152,11 +153,12 @@ class Engine:
         if not validate_only and request_id in self._requests:
             return await self._repeat(request, request_id, caller, until, sight)
         self.accepting(dry_run=validate_only)
-        await self.fresh()
+        since = self._sync.moment()
+        await self.fresh(request.device)
         domain = sight.find_vm(request.vm)
         sight.check_device(request.device)
         try:
-            await self.compare_around([find_target(self._store, request.device)])
+            await self.compare_around([find_target(self._store, request.device)], until)
             if not validate_only and request_id in self._requests:  # it came twice at once
                 return await self._repeat(request, request_id, caller, until, sight)
             target = find_target(self._store, request.device)
@@ -177,7 +179,7 @@ class Engine:
         time = assignment.update_time.timestamp()
         record = RequestRecord(request_id, caller, fingerprint(request), assignment.name, time)
         self._requests.put(record)
-        operation = self._operations.begin(assignment, planned.plan)
+        operation = self._operations.begin(assignment, planned.plan, since)
         work = self._attaching.run(operation, planned, assignment, record, entry)
         self._operations.start(operation, work, "attach")
         return await self._await(operation, until)
@@ -224,8 +226,9 @@ class Engine:
         if outcome is not None:
             return outcome
         self.accepting(dry_run=validate_only)
-        await self.fresh()
-        await self._compare_before(request)
+        since = self._sync.moment()
+        await self._fresh_vm(request)
+        await self._compare_before(request, until)
         # Somebody else may have begun, or ended it, while the host was read.
         outcome = await self._detached_already(request, validate_only, until, sight)
         if outcome is not None:
@@ -250,7 +253,7 @@ class Engine:
         if not (holding.live or holding.config) and request.scope in {Scope.LIVE, Scope.CONFIG}:
             return Outcome(plan, holding.assignment)  # by name, and not held there: as it was asked
         assignment = self._detaching.intend(holding, caller)
-        operation = self._operations.begin(assignment, plan)
+        operation = self._operations.begin(assignment, plan, since)
         work = self._detaching.run(operation, assignment, entry)
         self._operations.start(operation, work, "detach")
         return await self._await(operation, until)
@@ -296,12 +299,12 @@ class Engine:
             return operation
         return None
 
-    async def _compare_before(self, request: DetachRequest) -> None:
+    async def _compare_before(self, request: DetachRequest, until: float) -> None:
         if request.assignment:
-            await self._upkeep.compare_named(request.assignment)
+            await self._upkeep.compare_named(request.assignment, _patience_s(until))
         else:
             view = self._store.device(request.device)
-            await self.compare_around([view.node] if view is not None else [])
+            await self.compare_around([view.node] if view is not None else [], until)
 
     # --- assignments ---------------------------------------------------------------------------------
 
@@ -342,20 +345,30 @@ class Engine:
         text = "hostdevd's own records cannot be read, so this is planned without them, and a real call is refused"
         return replace(plan, side_effects=(*plan.side_effects, SideEffect(f"{text}: {self._journal.fault.why}")))
 
-    async def fresh(self) -> None:
-        """Read all domains, networks and uses now: other tools' changes of configurations are not announced."""
-        try:
-            await asyncio.gather(
-                self._sync.read_domains(ChangeSource.RECONCILE),
-                self._sync.read_networks(ChangeSource.RECONCILE),
-                self._sync.read_uses(ChangeSource.RECONCILE),
-            )
-        except HypervisorError as error:
-            raise disconnected(error.text) from error
+    async def fresh(self, device: str = "") -> None:
+        """Read all domains, networks and uses now: other tools' changes of configurations are not announced.
 
-    async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
-        """Compare the assignments of these devices and their groups with what was read."""
-        await self._upkeep.compare_around(nodes)
+        For one device the uses of before do where the host says that nothing has happened since.
+        """
+        view = self._store.device(device)
+        around = [mate.name for mate in group_mates_of(self._store.graph, view.node)] if view is not None else []
+        source = ChangeSource.RECONCILE
+        uses = self._sync.check_uses(source, around) if around else self._sync.read_uses(source)
+        await _read(self._sync.read_domains(source), self._sync.read_networks(source), uses)
+
+    async def _fresh_vm(self, request: DetachRequest) -> None:
+        """Read the VM of a detach now, or all where it is not known: what it has is all that a detach depends on."""
+        known = self._store.assignments.get(request.assignment)
+        vm = known.vm if known is not None else known_vm(self._store, request.vm)
+        source = ChangeSource.RECONCILE
+        await _read(self._sync.read_domain(vm.uuid, source) if vm is not None else self._sync.read_domains(source))
+
+    async def compare_around(self, nodes: Iterable[NodeDevice], until: float = 0.0) -> None:
+        """Compare the assignments of these devices and their groups with what was read.
+
+        What the service itself is giving back is waited for, until this time of the loop or a little longer.
+        """
+        await self._upkeep.compare_around(nodes, _patience_s(until))
 
     @property
     def operations(self) -> Operations:
@@ -389,3 +402,14 @@ class Engine:
 
 def _until(wait_s: float) -> float:
     return asyncio.get_running_loop().time() + wait_s
+
+
+def _patience_s(until: float) -> float:
+    return max(until - asyncio.get_running_loop().time(), PATIENCE_S)
+
+
+async def _read(*reads: Awaitable[object]) -> None:
+    try:
+        await asyncio.gather(*reads)
+    except HypervisorError as error:
+        raise disconnected(error.text) from error

@@ -90,7 +90,7 @@ class Giving:
         """The last look before the host loses the device: somebody may have mounted it since the plan."""
         name = device.node.name
         await self._sync.read_networks(ChangeSource.OPERATION)
-        await self._sync.read_uses(ChangeSource.OPERATION)
+        await self._sync.check_uses(ChangeSource.OPERATION, [name])
         self._store.catch_up(name)
         view = self._store.devices.get(name)
         if view is None:

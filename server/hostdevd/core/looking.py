@@ -93,11 +93,11 @@ class Looking:
         await self._clock.sleep(0.05)
         await self._sync.synced.wait()
 
-    async def domain(self, uuid: str) -> Domain | None:
-        """The domain as it is now; waits while libvirt is away."""
+    async def domain(self, uuid: str, since: int | None = None) -> Domain | None:
+        """The domain as it is now, or as it was read `since` (`Sync.known_domain`); waits while libvirt is away."""
         while True:
             try:
-                return await self._sync.read_domain(uuid, ChangeSource.EVENT)
+                return await self._sync.known_domain(uuid, since, ChangeSource.EVENT)
             except HypervisorGone:
                 await self.back()
             except HypervisorError as error:

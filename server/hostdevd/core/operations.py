@@ -37,11 +37,13 @@ class Operation:
     """Work in flight on one assignment.
 
     `intent` is the record as the work began. `durable` is set when that is written, or never will be.
-    `error` is for its callers, `fault` one of ours.
+    `error` is for its callers, `fault` one of ours. What was read of its VM `since` that moment of the reads, with
+    nothing told of it afterwards, is new enough; None: nothing is.
     """
 
     intent: Assignment
     plan: Plan
+    since: int | None = None
     nudge: Nudge = field(default_factory=Nudge)
     durable: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -117,9 +119,9 @@ class Operations:
         """Whether an operation, this assignment's or another's, works on one of its devices."""
         return assignment.name in self._running or any(device.uid in self._busy for device in assignment.devices)
 
-    def begin(self, assignment: Assignment, plan: Plan) -> Operation:
+    def begin(self, assignment: Assignment, plan: Plan, since: int | None = None) -> Operation:
         """Take an assignment and its devices."""
-        operation = Operation(assignment, plan)
+        operation = Operation(assignment, plan, since)
         self._running[assignment.name] = operation
         for uid in operation.uids:
             self._busy[uid] = operation
@@ -234,14 +236,18 @@ class Operations:
     ) -> None:
         """Write the end state, then show it together with the holders: one batch per operation."""
         await self.save(assignment, record, Ended.by(operation.error, self._clock.now()))
-        await self._refresh_after(assignment)
+        # After a failure the last thing done may be one that nobody has looked at.
+        await self._refresh_after(assignment, operation.since if operation.error is None else None)
         with self._store.change(source):
             self._store.put_assignment(assignment)
             self._store.thaw(operation.intent.vm.uuid, operation.uids)
 
-    async def _refresh_after(self, assignment: Assignment) -> None:
+    async def _refresh_after(self, assignment: Assignment, since: int | None) -> None:
         try:
-            await self._sync.read_domain(assignment.vm.uuid, ChangeSource.OPERATION)
-            await self._sync.read_uses(ChangeSource.OPERATION)
+            await self._sync.known_domain(assignment.vm.uuid, since, ChangeSource.OPERATION)
+            if not assignment.live and any(self._store.is_on_vfio(device.uid) for device in assignment.devices):
+                await self._sync.read_uses(ChangeSource.OPERATION)  # the guest had it open, who else has is to be seen
+            else:
+                self._sync.uses_changed()  # it takes until libvirt lists what came back: nobody has to wait for that
         except Exception as error:  # noqa: BLE001  a full read follows the reconnect; the record is safe
             log.warning("the host could not be read after an operation", error=str(error))

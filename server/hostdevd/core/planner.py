@@ -16,7 +16,7 @@ from hostdevd.core.graph import group_mates_of, names_twin
 from hostdevd.core.groups import Affected, affected
 from hostdevd.core.guest import guest_blockers
 from hostdevd.core.guest_memory import memory_warnings
-from hostdevd.core.model import Domain, HolderRole, NodeDevice, PciFacts, Reason, UsbFacts
+from hostdevd.core.model import Domain, HolderRole, NodeDevice, PciFacts, Reason, UsbFacts, Vm
 from hostdevd.core.plan import (
     AttachPlan,
     AttachRequest,
@@ -32,14 +32,23 @@ from hostdevd.core.store import Store
 
 def find_vm(store: Store, vm: str) -> Domain:
     """The VM of this UUID or name; what looks like a UUID is one. `VM_NOT_FOUND` otherwise."""
-    wanted = vm.lower()
-    if _looks_like_uuid(wanted):
-        found = store.domains.get(wanted)
-    else:
-        found = next((domain for domain in store.domains.values() if domain.vm.name == vm), None)
+    found = _domain(store, vm)
     if found is None:
         raise no_vm(vm)
     return found
+
+
+def known_vm(store: Store, vm: str) -> Vm | None:
+    """The VM of this UUID or name, None when none is known."""
+    found = _domain(store, vm)
+    return found.vm if found is not None else None
+
+
+def _domain(store: Store, vm: str) -> Domain | None:
+    wanted = vm.lower()
+    if _looks_like_uuid(wanted):
+        return store.domains.get(wanted)
+    return next((domain for domain in store.domains.values() if domain.vm.name == vm), None)
 
 
 def no_vm(vm: str) -> HostdevError:

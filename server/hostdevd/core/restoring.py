@@ -43,15 +43,15 @@ class Restoring:
         self._clock = clock
         self._delays = delays
 
-    async def give_back(self, assignment: Assignment) -> tuple[AssignmentCondition, ...]:
+    async def give_back(self, assignment: Assignment, since: int | None = None) -> tuple[AssignmentCondition, ...]:
         """Give every PCI function that hostdevd or libvirt took back to its driver, when no guest has its group.
 
-        The conditions tell of what was not restored.
+        The conditions tell of what was not restored. `since`: as for `Looking.domain`.
         """
         ours = [device for device in assignment.devices if device.type == "pci" and device.ours]
         if not ours:
             return ()
-        domain = await self._looking.domain(assignment.vm.uuid)
+        domain = await self._looking.domain(assignment.vm.uuid, since)
         names = {device.uid: self._store.identities.name(device.uid) for device in ours}
         keeper = self._looking.keeper(name for name in names.values() if name is not None)
         if keeper is not None:

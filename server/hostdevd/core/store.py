@@ -589,7 +589,7 @@ class Store:
         overrides = {name: state.override for name, state in drivers.items() if state.override}
         around = rules.Surroundings(
             graph=self.graph,
-            uses=self._uses_of_others(dirty),
+            uses=self._uses_of_others(drivers),
             unknown=self._unknown,
             unread=self._domain_gaps,
             overrides=overrides,
@@ -622,11 +622,11 @@ class Store:
         self.behind.discard(dirty)
         return changes
 
-    def _uses_of_others(self, dirty: Iterable[str]) -> Mapping[str, tuple[HostUse, ...]]:
-        """Uses by device, without those that are VMs of libvirt's, or our own work in flight."""
+    def _uses_of_others(self, drivers: Mapping[str, DriverState]) -> Mapping[str, tuple[HostUse, ...]]:
+        """Uses by device, of these without what is a VM of libvirt's, our own work in flight, or over."""
         busy = frozenset().union(*self._frozen.values()) if self._frozen else frozenset[str]()
         uses = dict(self._uses)
-        for name in dirty:
+        for name in drivers:
             known = uses.get(name)
             if known is None:
                 continue
@@ -635,8 +635,13 @@ class Store:
                 explained.add(HostUseKind.VFIO_USER)
             if any(map(is_given, self.holders_of(name))):
                 explained.add(HostUseKind.NETWORK_POOL)
-            uses[name] = tuple(use for use in known if use.kind not in explained)
+            uses[name] = tuple(use for use in known if use.kind not in explained and not _was_open(use, drivers[name]))
         return uses
+
+    def is_on_vfio(self, uid: str) -> bool:
+        """Whether a device is on a VFIO driver now, so that anybody may have it open."""
+        name = self._identities.name(uid)
+        return name is not None and name in self.graph and is_vfio_driver(self._driver_state(name).driver)
 
     def _driver_state(self, name: str) -> DriverState:
         node = self.graph.nodes[name]
@@ -736,3 +741,9 @@ def _drop(index: defaultdict[str, dict[str, Holder]], group: str, key: str) -> N
     index[group].pop(key, None)
     if not index[group]:
         del index[group]
+
+
+def _was_open(use: HostUse, state: DriverState) -> bool:
+    """Whether a use is that of a VFIO driver which is not bound any more: it was read before."""
+    is_vfio = use.kind is HostUseKind.VFIO_USER and is_vfio_driver(use.detail)
+    return is_vfio and state.present and use.detail != state.driver

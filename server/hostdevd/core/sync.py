@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from hostdevd.core.behind import catch_up
 from hostdevd.core.errors import disconnected
 from hostdevd.core.history import ChangeSource
 from hostdevd.core.kin import outdated
-from hostdevd.core.model import Domain, HypervisorInfo, NetFacts, Network, NodeDevice
+from hostdevd.core.model import Domain, HostUses, HypervisorInfo, NetFacts, Network, NodeDevice
 from hostdevd.core.ports import (
     Clock,
     Connected,
@@ -39,6 +39,7 @@ from hostdevd.core.ports import (
     NodeDeviceChanged,
     NoSuchObject,
 )
+from hostdevd.core.shared import SharedRead
 from hostdevd.core.store import Store
 from hostdevd.core.tickets import Applied
 from hostdevd.core.turns import chosen
@@ -50,11 +51,12 @@ EventListener = Callable[[Event], None]
 _MOMENTS = 64
 """Reconciles after which no read is still under way that began before: each has a time-out of seconds."""
 
+_GATHER_S = 0.2
+"""How long what is told of the host's uses is gathered before they are read."""
+
 _REST = 4
 """How many times as long as a list of all names took before the next: where polkit is asked about each, libvirt and it
 would else do little more than that."""
-
-"""Devices derived in one turn of the loop: about 0.1 ms each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,11 @@ class Sync:
         self._domains_read = Applied()
         self._devices_read = Applied()
         self._moments: deque[int] = deque(maxlen=_MOMENTS)
+        # When a domain, and the connection, was last told of: what was read before is old.
+        self._stirred: dict[str, int] = {}
+        self._stirred_all = 0
         self._uses_ticket = 0
+        self._uses_as_of: Hashable | None = None
         self._networks_ticket = 0
         self._networks_fault = ""
         self._unheard = False
@@ -98,6 +104,7 @@ class Sync:
         self._full_due = False
         self._wake = asyncio.Event()
         self._wake_uses = asyncio.Event()
+        self._shared_uses = SharedRead(self._read_uses)
         self._behind = asyncio.Event()
         store.behind.listeners.append(self._behind.set)
         self._connection = 0
@@ -146,6 +153,17 @@ class Sync:
         """Now, to be held against reads."""
         return next(self._tickets)
 
+    async def known_domain(self, uuid: str, since: int | None, source: ChangeSource) -> Domain | None:
+        """A domain as it was read after that moment, if nothing was told of it after the read; else it is read now.
+
+        For who made sure by a read of his own that what he did himself has come true: not all of it is told.
+        """
+        if since is not None and self.connected:
+            told = max(self._stirred.get(uuid, 0), self._stirred_all)
+            if self._domains_read.since(uuid, max(since, told)):
+                return self._store.domains.get(uuid)
+        return await self.read_domain(uuid, source)
+
     def was_read_since(self, uuid: str, moment: int) -> bool:
         """Whether what the store has of a domain was read after that moment."""
         return self._domains_read.since(uuid, moment)
@@ -166,6 +184,7 @@ class Sync:
         """Stop following and close the ports."""
         for task in self._tasks:
             task.cancel()
+        self._shared_uses.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._hypervisor.close()
         await self._host.close()
@@ -178,6 +197,7 @@ class Sync:
     # --- events --------------------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
+        self._stir(event)
         match event:
             case Connected():
                 self._connection += 1
@@ -208,6 +228,12 @@ class Sync:
         for listener in tuple(self._listeners):
             listener(event)
 
+    def _stir(self, event: Event) -> None:
+        if isinstance(event, Connected | Disconnected):
+            self._stirred_all = next(self._tickets)
+        elif (uuid := getattr(event, "uuid", None)) is not None:
+            self._stirred[uuid] = next(self._tickets)
+
     async def _follow(self) -> None:
         await self._wake.wait()
         self._wake.clear()
@@ -233,7 +259,7 @@ class Sync:
                 await self.read_networks(ChangeSource.EVENT)
             if uses:
                 # After the domains: what a VM has open is no other user's.
-                self._wake_uses.set()
+                self.uses_changed()
         except Exception:
             self._names = self._names | names
             self._uuids = self._uuids | uuids
@@ -245,6 +271,8 @@ class Sync:
 
     async def _follow_uses(self) -> None:
         await self._wake_uses.wait()
+        # A driver or a disk that comes or goes is told in many words, and some of them begin what a caller waits for.
+        await self._clock.sleep(_GATHER_S)
         self._wake_uses.clear()
         try:
             await self.read_uses(ChangeSource.EVENT)
@@ -316,6 +344,8 @@ class Sync:
         if len(self._moments) == _MOMENTS:
             self._devices_read.forget(self._store.graph.nodes, self._moments[0])
             self._domains_read.forget(self._store.domains, self._moments[0])
+        for uuid in self._stirred.keys() - self._store.domains.keys():
+            del self._stirred[uuid]
 
     async def _read_unknown_devices(self) -> None:
         missed = self._announced.missed()
@@ -383,7 +413,7 @@ class Sync:
             self._store.put_devices(device for device in different if device.name in newer)
             if ticket > self._uses_ticket:
                 self._uses_ticket = ticket
-                self._store.put_uses(uses)
+                self._put_uses(uses)
             self._apply_domains(ticket, domains)
             self._apply_networks(ticket, networks)
             self._store.look_again(other)
@@ -463,7 +493,28 @@ class Sync:
         return self._store.graph.interfaces() - self._store.interfaces_in_work() if self.connected else None
 
     async def read_uses(self, source: ChangeSource) -> None:
-        """Read the host's uses and the drivers of all PCI functions again."""
+        """Read the host's uses and the drivers of all PCI functions again, with all who want that now."""
+        await self._shared_uses(source)
+
+    async def check_uses(self, source: ChangeSource, names: Iterable[str]) -> None:
+        """Have the store know the host's uses of now, and the drivers of these devices.
+
+        All of it is read again unless the host says that nothing has happened since the store was told; what else
+        is under way may tell more.
+        """
+        if self._uses_as_of is None or not await self._host.is_still(self._uses_as_of, self.listed):
+            await self.read_uses(source)
+            return
+        changed = [name for name in names if self._store.has_other_driver(name)]
+        if changed:
+            with self._store.change(source):
+                self._store.look_again(changed)
+
+    def uses_changed(self) -> None:
+        """Have the host's uses read soon, without waiting for it."""
+        self._wake_uses.set()
+
+    async def _read_uses(self, source: ChangeSource) -> None:
         ticket = next(self._tickets)
         uses = await self._host.uses(self.listed)
         if ticket < self._uses_ticket:
@@ -472,8 +523,12 @@ class Sync:
         changed = await chosen(tuple(self._store.devices), self._store.has_other_driver)
         with self._store.change(source):
             if ticket == self._uses_ticket:
-                self._store.put_uses(uses)
+                self._put_uses(uses)
             self._store.look_again(changed)
+
+    def _put_uses(self, uses: HostUses) -> None:
+        self._store.put_uses(uses)
+        self._uses_as_of = uses.as_of
 
     async def _read_devices(
         self, names: Iterable[str], source: ChangeSource = ChangeSource.EVENT, heard_s: float | None = None

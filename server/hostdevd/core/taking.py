@@ -110,12 +110,14 @@ class Taking:
         self._clock = clock
         self._delays = delays
 
-    async def let_go(self, assignment: Assignment, nudge: Nudge, only: frozenset[str] | None = None) -> Refusal | None:
+    async def let_go(
+        self, assignment: Assignment, nudge: Nudge, only: frozenset[str] | None = None, since: int | None = None
+    ) -> Refusal | None:
         """Have the guest let go of everything of an assignment; returns when it has, or refused.
 
         With `only`, of the entries with these aliases. Shown devices first, all at once, then the reserved
         ones: the group must stay viable to the last. Waits for ever: for the guest's answer, its stop, or
-        libvirt to come back.
+        libvirt to come back. What was read `since` (`Sync.known_domain`) is new enough to begin with.
         """
         asked = _Asked()
         for device, sent in (await self._steps.unplugs(assignment)).items():
@@ -125,23 +127,24 @@ class Taking:
                 asked.times[alias] = self._clock.monotonic() - ago
                 asked.unsure.add(alias)
         for role in (HolderRole.VISIBLE, HolderRole.RESERVED):
-            refusal = await self._let_go_of(assignment, role, nudge, asked, only)
+            refusal = await self._let_go_of(assignment, role, nudge, asked, only, since)
             if refusal is not None:
                 return refusal
         return None
 
-    async def _let_go_of(
+    async def _let_go_of(  # noqa: PLR0913, PLR0917  each once
         self,
         assignment: Assignment,
         role: HolderRole,
         nudge: Nudge,
         asked: _Asked,
         only: frozenset[str] | None,
+        since: int | None,
     ) -> Refusal | None:
         with self._looking.events(assignment.vm.uuid) as events, ExitStack() as waiting:
             is_waiting = False
             while True:
-                domain = await self._looking.domain(assignment.vm.uuid)
+                domain, since = await self._looking.domain(assignment.vm.uuid, since), None
                 left = {
                     entry.alias: entry
                     for entry in self._looking.entries(assignment, domain.live if domain else None, only)

@@ -40,7 +40,8 @@ PURGE_S = 86_400.0
 KEEP_CLOSED_S = 30 * 86_400.0
 KEEP_REQUESTS_S = 7 * 86_400.0
 
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
+"""How long a call waits, at least, while the service itself gives back what the call is about."""
 
 _KEPT_TRUE = (
     ConditionCode.GROUP_SPLIT,
@@ -116,20 +117,20 @@ class Upkeep:
                 log.exception("looking after the assignments failed once")
             await self._clock.sleep(TEND_S)
 
-    async def compare_around(self, nodes: Iterable[NodeDevice]) -> None:
+    async def compare_around(self, nodes: Iterable[NodeDevice], patience_s: float = PATIENCE_S) -> None:
         """Compare the assignments of these devices and their groups now, before somebody plans with them."""
         mates = {mate.name for node in nodes for mate in group_mates_of(self._store.graph, node)}
         uids = {self._store.identities.uid(name) for name in mates}
         for assignment in tuple(self._store.assignments.values()):
             if any(device.uid in uids for device in assignment.devices):
-                await self.compare_named(assignment.name)
+                await self.compare_named(assignment.name, patience_s)
 
-    async def compare_named(self, name: str) -> None:
-        """Compare one assignment now, or wait a moment for a comparison that gives something back."""
+    async def compare_named(self, name: str, patience_s: float = PATIENCE_S) -> None:
+        """Compare one assignment now, or wait for a comparison that gives something back, for so long."""
         running = self._operations.get(name)
         if running is not None and running.intent.state is AssignmentState.ATTACHED:
             with suppress(TimeoutError):
-                await asyncio.wait_for(running.ended.wait(), _PATIENCE_S)
+                await asyncio.wait_for(running.ended.wait(), patience_s)
         await self._compare(name)
 
     # --- after a crash -------------------------------------------------------------------------------
