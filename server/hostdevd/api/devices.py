@@ -118,7 +118,8 @@ class DeviceRpcs:
                     lambda view: view.uid,  # clients may know a device by it, and its name may go to another
                 )
             )
-            return Told(sight, self._device_kind(sight), feed)
+            same = None if related is not None else ("devices", request.filter.SerializeToString(), sight.view)
+            return Told(sight, self._device_kind(sight), feed, same)
 
         await watch(ctx.hub, lambda: ctx.access.watching(context, Permission.DEVICES_READ), told, request, context)
 

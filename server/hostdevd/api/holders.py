@@ -68,7 +68,8 @@ class HolderRpcs:
                     lambda holder: holder.key,
                 )
             )
-            return Told(sight, kind, feed)
+            same = None if sight.by_driver else ("holders", tuple(request.devices), tuple(request.vms), sight.view)
+            return Told(sight, kind, feed, same)
 
         await watch(ctx.hub, lambda: ctx.access.watching(context, Permission.HOLDERS_READ), told, request, context)
 

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -40,6 +40,9 @@ BATCH_INTERVAL_S = 0.1
 WRITE_LIMIT_S = 30.0
 MESSAGE_BYTES = 1024 * 1024
 MAX_WATCHERS = 4096
+MADE = 128
+MADE_BYTES = 64 * 1024
+"""How many messages of the last revision are kept for the next stream, and of which size."""
 _KEPT_COMMITS = 1024
 """Of those, when their events were heard is known; a watcher has them within a batch's interval."""
 
@@ -54,6 +57,7 @@ class Hub:
         self.sync = sync
         self.draining = False
         self.observer = observer
+        self.made = Made()
         self._max = max_watchers
         self._heard: deque[tuple[int, float]] = deque(maxlen=_KEPT_COMMITS)
         self._events: set[asyncio.Event] = set()
@@ -131,11 +135,37 @@ class Kind(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Told(Generic[T]):
-    """What a stream tells to who has this sight."""
+    """What a stream tells to who has this sight.
+
+    Streams with the same `same` are told the same of the same span; None where it depends on what was told before.
+    """
 
     sight: Sight
     kind: Kind[T]
     feed: Feed[T]
+    same: Hashable | None
+
+
+class Made:
+    """The messages of changes up to the last revision, each made once for all streams that are told the same.
+
+    Few and small ones are kept, and none when there is a newer revision: what is told once costs no memory for long.
+    """
+
+    def __init__(self) -> None:
+        self._revision = -1
+        self._messages: dict[Hashable, tuple[bytes, ...]] = {}
+
+    def get(self, upto: int, alike: Hashable | None) -> tuple[bytes, ...] | None:
+        """The message, if there is anything to tell; None where it is still to be made."""
+        return self._messages.get(alike) if upto == self._revision and alike is not None else None
+
+    def put(self, upto: int, alike: Hashable | None, message: bytes) -> None:
+        """Keep the only message, empty where there is nothing to tell."""
+        if upto > self._revision:
+            self._revision, self._messages = upto, {}
+        if upto == self._revision and alike is not None and len(message) <= MADE_BYTES and len(self._messages) < MADE:
+            self._messages[alike] = (message,) if message else ()
 
 
 async def watch(
@@ -259,17 +289,37 @@ class _Stream(Generic[T]):
             await self._reset("HISTORY_LOST")
             return True
         revision, synced_time = self._hub.store.revision, self._hub.sync.synced_time
+        span, told = Span(self._position, revision, self._replay), False
         try:
-            deltas = await self._told.feed.since(Span(self._position, revision, self._replay))
+            async for message in self._messages(span):
+                if not told and not span.replay:
+                    self._tell_delay(self._hub.heard_s(span.after, span.upto))
+                told = True
+                await self._write(message)
         except Unknown:
             await self._reset("HISTORY_LOST")
             return True
-        if deltas and not self._replay:
-            self._tell_delay(self._hub.heard_s(self._position, revision))
         self._position, self._synced_time, self._replay = revision, synced_time, False
-        async for part, last in _parts(map(self._told.kind.change, deltas)):
-            await self._write(self._response(revision, exact=last) + self._field("change_batch", part))
-        return bool(deltas)
+        return told
+
+    async def _messages(self, span: Span) -> AsyncIterator[bytes]:
+        """What of a span is for this stream; made once for all streams that are told the same of it."""
+        alike = None if self._told.same is None else (self._told.same, span, self._lives.at(span.upto))
+        made = self._hub.made.get(span.upto, alike)
+        if made is not None:
+            for message in made:
+                yield message
+            return
+        deltas = await self._told.feed.since(span)
+        if not deltas:
+            self._hub.made.put(span.upto, alike, b"")
+        is_first = True
+        async for part, is_last in _parts(map(self._told.kind.change, deltas)):
+            message = self._response(span.upto, exact=is_last) + self._field("change_batch", part)
+            if is_first and is_last:
+                self._hub.made.put(span.upto, alike, message)  # before it is written: the next stream looks meanwhile
+            is_first = False
+            yield message
 
     def _tell_delay(self, heard_s: float | None) -> None:
         """What the service adds to an event; not the time for which the client did not take the last message."""

@@ -79,7 +79,7 @@ class Flood:
         )
         feed: Any = SimpleNamespace(snapshot=lambda: range(64))
         sight: Any = SimpleNamespace(view="")
-        told = watching.Told(sight, kind, feed)
+        told = watching.Told(sight, kind, feed, same=None)
         await watching.watch(self.hub, lambda: sight, lambda _: told, request, context)
 
     def handler(self) -> Any:
