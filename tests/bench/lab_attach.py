@@ -2,6 +2,8 @@
 
 deploy/lab/run -- .venv/bin/python tests/bench/lab_attach.py [--pairs N] prints the medians of N pairs as JSON. The
 second for which hostdevd looks whether the guest throws the card out again is subtracted: the others do not look.
+After them some more by hostdevd, beside a client that asks for a device all the while: how long it waits at most, since
+a card is locked in the kernel while a guest gets it, and nobody else may notice (S12).
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ VM = "alpha"
 ALIAS = "ua-bench"
 LEAVE_S = 120.0
 QUIET_S = 2.0
+BESIDE = 4
+"""Pairs beside a client that asks."""
+BETWEEN_S = 0.05
 
 
 class Direct:
@@ -83,6 +88,29 @@ def at_rest(api: Api, name: str) -> None:
     eventually(lambda: api.plan(VM, name, scope=assignment_pb2.SCOPE_LIVE).blockers, lambda blockers: not blockers)
 
 
+class Asking(threading.Thread):
+    """A client that asks for a device again and again; `longest_s` is what it waited for an answer at most."""
+
+    def __init__(self, api: Api, name: str) -> None:
+        super().__init__(daemon=True)
+        self._api, self._name = api, name
+        self._over = threading.Event()
+        self.longest_s = 0.0
+
+    def run(self) -> None:
+        """Ask until it is over."""
+        while not self._over.wait(BETWEEN_S):
+            began = time.monotonic()
+            self._api.device(self._name)
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+
+    def end(self) -> float:
+        """Stop; the longest wait."""
+        self._over.set()
+        self.join()
+        return self.longest_s
+
+
 def main() -> None:
     """Measure pairs in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -102,12 +130,24 @@ def main() -> None:
             direct()
             took.append((between - began - Delays().settle_s, time.monotonic() - again))
             at_rest(api, name)
+        idle = Asking(api, name)
+        idle.start()
+        time.sleep(5 * QUIET_S)
+        alone_s, waits = idle.end(), list[float]()
+        for _ in range(BESIDE):
+            asking = Asking(api, name)
+            asking.start()
+            ours(api, name)
+            waits.append(asking.end())
+            at_rest(api, name)
     found = {
         "row": "S10",
         "pairs": pairs,
         "hostdevd_s": statistics.median(a for a, _ in took),
         "direct_s": statistics.median(b for _, b in took),
         "ratio (<= 1.25)": statistics.median(a / b for a, b in took),
+        "longest wait of another client, alone_s": alone_s,
+        "longest wait of another client beside an attach and a detach, s": statistics.median(waits),
     }
     print(json.dumps(found, indent=2))  # noqa: T201
 
