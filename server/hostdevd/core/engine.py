@@ -158,7 +158,8 @@ class Engine:
         domain = sight.find_vm(request.vm)
         sight.check_device(request.device)
         try:
-            await self.compare_around([find_target(self._store, request.device)], until)
+            if await self.compare_around([find_target(self._store, request.device)], until):
+                await self.fresh(request.device)
             if not validate_only and request_id in self._requests:  # it came twice at once
                 return await self._repeat(request, request_id, caller, until, sight)
             target = find_target(self._store, request.device)
@@ -301,10 +302,12 @@ class Engine:
 
     async def _compare_before(self, request: DetachRequest, until: float) -> None:
         if request.assignment:
-            await self._upkeep.compare_named(request.assignment, _patience_s(until))
+            waited = await self._upkeep.compare_named(request.assignment, _patience_s(until))
         else:
             view = self._store.device(request.device)
-            await self.compare_around([view.node] if view is not None else [], until)
+            waited = await self.compare_around([view.node] if view is not None else [], until)
+        if waited:
+            await self._fresh_vm(request)
 
     # --- assignments ---------------------------------------------------------------------------------
 
@@ -361,14 +364,18 @@ class Engine:
         known = self._store.assignments.get(request.assignment)
         vm = known.vm if known is not None else known_vm(self._store, request.vm)
         source = ChangeSource.RECONCILE
-        await _read(self._sync.read_domain(vm.uuid, source) if vm is not None else self._sync.read_domains(source))
+        if vm is not None:
+            await _read(self._sync.read_domain(vm.uuid, source))
+        if vm is None or vm.uuid not in self._store.domains:  # a new one may have its name
+            await _read(self._sync.read_domains(source))
 
-    async def compare_around(self, nodes: Iterable[NodeDevice], until: float = 0.0) -> None:
+    async def compare_around(self, nodes: Iterable[NodeDevice], until: float = 0.0) -> bool:
         """Compare the assignments of these devices and their groups with what was read.
 
-        What the service itself is giving back is waited for, until this time of the loop or a little longer.
+        What the service itself is giving back is waited for, until this time of the loop or a little longer; True
+        when it was: what was read before is old then.
         """
-        await self._upkeep.compare_around(nodes, _patience_s(until))
+        return await self._upkeep.compare_around(nodes, _patience_s(until))
 
     @property
     def operations(self) -> Operations:

@@ -44,7 +44,7 @@ class Looks:
     """How the engine looks before it plans: everything anew, then the records of what these devices are assigned to."""
 
     fresh: Callable[[], Awaitable[None]]
-    compare: Callable[[Iterable[NodeDevice]], Awaitable[None]]
+    compare: Callable[[Iterable[NodeDevice]], Awaitable[bool]]
 
 
 class HostWorks(Generic[T]):

@@ -344,8 +344,11 @@ class Sync:
         if len(self._moments) == _MOMENTS:
             self._devices_read.forget(self._store.graph.nodes, self._moments[0])
             self._domains_read.forget(self._store.domains, self._moments[0])
-        for uuid in self._stirred.keys() - self._store.domains.keys():
-            del self._stirred[uuid]
+            self._stirred = {
+                uuid: told
+                for uuid, told in self._stirred.items()
+                if uuid in self._store.domains or told >= self._moments[0]
+            }
 
     async def _read_unknown_devices(self) -> None:
         missed = self._announced.missed()

@@ -117,21 +117,28 @@ class Upkeep:
                 log.exception("looking after the assignments failed once")
             await self._clock.sleep(TEND_S)
 
-    async def compare_around(self, nodes: Iterable[NodeDevice], patience_s: float = PATIENCE_S) -> None:
-        """Compare the assignments of these devices and their groups now, before somebody plans with them."""
+    async def compare_around(self, nodes: Iterable[NodeDevice], patience_s: float = PATIENCE_S) -> bool:
+        """Compare the assignments of these devices and their groups now, before somebody plans with them.
+
+        Whether that had to be waited for: what was read before is old then.
+        """
         mates = {mate.name for node in nodes for mate in group_mates_of(self._store.graph, node)}
         uids = {self._store.identities.uid(name) for name in mates}
+        waited = False
         for assignment in tuple(self._store.assignments.values()):
             if any(device.uid in uids for device in assignment.devices):
-                await self.compare_named(assignment.name, patience_s)
+                waited |= await self.compare_named(assignment.name, patience_s)
+        return waited
 
-    async def compare_named(self, name: str, patience_s: float = PATIENCE_S) -> None:
-        """Compare one assignment now, or wait for a comparison that gives something back, for so long."""
+    async def compare_named(self, name: str, patience_s: float = PATIENCE_S) -> bool:
+        """Compare one assignment now, or wait for a comparison that gives something back, for so long: did it?"""
         running = self._operations.get(name)
-        if running is not None and running.intent.state is AssignmentState.ATTACHED:
+        waits = running is not None and running.intent.state is AssignmentState.ATTACHED
+        if running is not None and waits:
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.ended.wait(), patience_s)
         await self._compare(name)
+        return waits
 
     # --- after a crash -------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ _SIGNATURES: Mapping[str, HostUseKind] = {
     "drbd": HostUseKind.DM_HOLDER,
     "bcache": HostUseKind.DM_HOLDER,
 }
+UDEV_DATA = "/run/udev/data"
 # File systems that list their mounted devices by kernel name, whichever mount namespace they are in.
 LISTED_FILE_SYSTEMS = ("ext4", "xfs", "f2fs")
 
@@ -167,7 +168,7 @@ def _signatures(tree: HostTree, graph: BlockGraph, numbers: Mapping[str, str], f
     for number, name in numbers.items():
         if graph.is_virtual(name):
             continue  # its members are claimed as holders
-        text = tree.read(f"/run/udev/data/b{number}")
+        text = tree.read(f"{UDEV_DATA}/b{number}")
         if text is None:
             unseen.append(name)
             continue

@@ -23,6 +23,7 @@ from hostdevd.host.rtnetlink import InterfaceAddress
 from hostdevd.host.sysfs import HostTree
 
 _NET = "net"
+PPPOE = "/proc/1/net/pppoe"
 _PPPOE_COLUMNS = 3
 
 Addresses = Callable[[], Sequence[InterfaceAddress]]
@@ -123,7 +124,7 @@ def _addresses4(tree: HostTree, findings: Findings, exact: Addresses | None) -> 
 
 def _pppoe_devices(tree: HostTree) -> Iterator[str]:
     """The interfaces below PPPoE sessions, which have neither address nor master of their own."""
-    for line in (tree.read("/proc/1/net/pppoe") or "").split("\n")[1:]:
+    for line in (tree.read(PPPOE) or "").split("\n")[1:]:
         fields = line.split()
         if len(fields) == _PPPOE_COLUMNS:
             yield fields[2]

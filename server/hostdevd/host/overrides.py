@@ -43,24 +43,26 @@ class Overrides:
     def look(self) -> tuple[tuple[str, str], ...]:
         """Read all again, but those that are locked, and tell all; call on a thread that may wait a little."""
         here = frozenset(self._tree.names(PCI_DEVICES))
-        self._look(sorted(here), LOCKED_S)
+        while not self._look(sorted(here), LOCKED_S):
+            pass  # one more of them is known to be locked: the others are read all the same
         with self._lock:
             for gone in self._known.keys() - here:
                 del self._known[gone]
             return tuple(sorted((address, override) for address, (_, override) in self._known.items()))
 
-    def _look(self, addresses: Iterable[str], locked_s: float) -> None:
-        """Read these one after the other until all are read, or one takes too long."""
+    def _look(self, addresses: Iterable[str], locked_s: float) -> bool:
+        """Read these but the locked ones, one after the other; False where one takes too long, which is locked then."""
         reader = _Reader(self, [address for address in addresses if address not in self._locked])
         threading.Thread(target=reader.run, name="driver-override", daemon=True).start()
         at = 0
         while not reader.done.wait(locked_s):
             with self._lock:
-                if reader.at == at:
+                if reader.at == at < len(reader.addresses):
                     reader.left = True
                     self._locked.add(reader.addresses[at])
-                    return
+                    return False
                 at = reader.at
+        return True
 
     def read(self, address: str) -> None:
         """Read one, however long it takes."""

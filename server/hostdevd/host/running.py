@@ -98,10 +98,14 @@ class RunningHost:
         if not self._tree.live:
             await asyncio.to_thread(self._overrides.look)
             return await asyncio.to_thread(read_uses, self._tree)
-        moment = await asyncio.to_thread(self._moment, self._watch.told(), listed)
-        self._foreign = moment.foreign
-        found = await asyncio.to_thread(read_uses, self._tree, moment.foreign)
-        return found if found.unknown or moment.told is None else replace(found, as_of=moment)
+        before = await asyncio.to_thread(self._moment, self._watch.told(), listed)
+        self._foreign = before.foreign
+        found = await asyncio.to_thread(read_uses, self._tree, before.foreign)
+        if found.unknown or before.told is None:
+            return found
+        # What changed meanwhile, and changed back, was read as it never is again.
+        after = await asyncio.to_thread(self._moment, self._watch.told(), listed)
+        return replace(found, as_of=before) if before == after else found
 
     def _moment(self, told: int | None, listed: frozenset[str] | None) -> _Moment:
         # While libvirt is silent, what it last listed in vain stays another host's.

@@ -115,11 +115,20 @@ class HostTree:
 
     def inode(self, path: str) -> int:
         """The number of a file or directory, which no other one has while it is there; 0 when it is gone."""
+        status = self._stat(path)
+        return status.st_ino if status is not None else 0
+
+    def changed_ns(self, path: str) -> int:
+        """When a file was last written, or a name in a directory made, replaced or removed; 0 when it is gone."""
+        status = self._stat(path)
+        return status.st_mtime_ns if status is not None else 0
+
+    def _stat(self, path: str) -> os.stat_result | None:
         try:
-            return os.stat(self._root + path).st_ino  # noqa: PTH116  hot
+            return os.stat(self._root + path)  # noqa: PTH116  hot
         except OSError as error:
             self._unless_gone(path, error)
-            return 0
+            return None
 
     def link(self, path: str) -> str | None:
         """Where a link of sysfs leads, one step: the class directories' entries, `driver`, `master`.

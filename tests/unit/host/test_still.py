@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hostdevd.core.model import HostUses
+from hostdevd.host import running
 from hostdevd.host.running import RunningHost
 from hostdevd.host.sysfs import HostTree, Unreadable
 from hostdevd.host.untold import untold
@@ -16,6 +18,8 @@ from unit.host.builder import HostBuilder
 
 VFIO = "/sys/bus/pci/drivers/vfio-pci"
 FUNCTION = "/sys/devices/pci0000:00/0000:00:03.0"
+NVME = "/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0"
+PPPOE_HEADER = "Id       Address              Device\n"
 
 
 @pytest.fixture
@@ -28,12 +32,20 @@ def busy(host: HostBuilder) -> HostBuilder:
     host.link(f"{VFIO}/0000:00:03.0", FUNCTION)
     host.write(f"{VFIO}/new_id", "")
     host.write("/sys/bus/pci/drivers/e1000e/new_id", "")
+    host.disk("sdb")
+    host.write("/proc/1/net/pppoe", PPPOE_HEADER)
+    host.link("/sys/class/nvme/nvme0", NVME)
+    host.directory(NVME)
     return host
 
 
 CHANGES: dict[str, Callable[[HostBuilder], object]] = {
     "a file system in another mount namespace": lambda host: host.directory("/sys/fs/xfs/sdc1"),
     "a member of a btrfs": lambda host: host.directory("/sys/fs/btrfs/1234/devices/sdc"),
+    "a disk below a mapping that is not live yet": lambda host: host.directory(f"{host.path_of('sdb')}/holders/dm-0"),
+    "another path of a namespace": lambda host: host.directory(f"{NVME}/nvme0c0n1"),
+    "a signature that udev has written": lambda host: host.write("/run/udev/data/b8:77", "E:ID_FS_TYPE=btrfs\n"),
+    "a PPPoE session": lambda host: host.append("/proc/1/net/pppoe", "00000001 52:54:00:12:34:56 eth0\n"),
     "a console": lambda host: host.write("/sys/class/vtconsole/vtcon0/bind", "1\n"),
     "an open VFIO device": lambda host: host.write(f"{FUNCTION}/enable", "1\n"),
     "a function on vfio-pci": lambda host: host.link(f"{VFIO}/0000:00:04.0", FUNCTION),
@@ -52,6 +64,21 @@ def test_what_cannot_be_looked_at_is_not_taken_for_unchanged(busy: HostBuilder) 
     busy.unreadable("/sys/class/vtconsole/vtcon0/bind")
     with pytest.raises(Unreadable):
         untold(busy.tree)
+
+
+async def test_what_changed_while_it_was_read_is_no_moment_to_go_by(
+    busy: HostBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that is away for the time of the read alone, say: nothing tells of it before and afterwards."""
+    port = RunningHost(busy.root)
+    numbers = iter((7, 7, 7, 8, 8))
+    monkeypatch.setattr(HostTree, "live", property(lambda _: True))
+    monkeypatch.setattr(HostWatch, "told", lambda _: next(numbers))
+    monkeypatch.setattr(running, "read_uses", lambda _, __: HostUses())
+    uses = await port.uses()
+    assert uses.as_of is not None
+    assert (await port.uses()).as_of is None
+    assert not await port.is_still(uses.as_of)
 
 
 async def test_a_recorded_host_never_claims_to_be_as_it_was(busy: HostBuilder) -> None:
