@@ -72,7 +72,7 @@ def _console(tree: HostTree, functions: Mapping[str, str], findings: Findings) -
     # console is no device at all: both are the boot VGA's.
     firmware = any("/pci" not in path and "/devices/virtual/" not in path for path in screens)
     text = any(
-        "VGA" in tree.value(f"{console}/name") and tree.value(f"{console}/bind") == "1" for console in _consoles(tree)
+        "VGA" in tree.value(f"{console}/name") and tree.value(f"{console}/bind") == "1" for console in consoles(tree)
     )
     for path in functions.values():
         own = any(screen.startswith(f"{path}/") for screen in screens)
@@ -91,7 +91,8 @@ def _screens(tree: HostTree, kind: str) -> Iterator[str]:
                 yield path
 
 
-def _consoles(tree: HostTree) -> Iterator[str]:
+def consoles(tree: HostTree) -> Iterator[str]:
+    """The sysfs paths of what the kernel's text consoles can stand on; `bind` there tells whether they do."""
     return (f"/sys/class/vtconsole/{name}" for name in tree.names("/sys/class/vtconsole"))
 
 

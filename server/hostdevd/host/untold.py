@@ -15,10 +15,10 @@ from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.host.block_uses import LISTED_FILE_SYSTEMS, UDEV_DATA
 from hostdevd.host.blocks import SYS_BLOCK
 from hostdevd.host.net_uses import PPPOE
+from hostdevd.host.pci_uses import consoles
 from hostdevd.host.sysfs import HostTree
 
 _PCI_DRIVERS = "/sys/bus/pci/drivers"
-_CONSOLES = "/sys/class/vtconsole"
 _NVME = "/sys/class/nvme"
 _NVME_PATH = re.compile(r"nvme\d+c\d+n\d+")
 
@@ -38,7 +38,7 @@ def untold(tree: HostTree) -> Untold:
         *sorted(_nvme_paths(tree)),
         f"udev {tree.changed_ns(UDEV_DATA)}",
         f"pppoe {tree.value(PPPOE)}",
-        *sorted(f"{name} {tree.value(f'{_CONSOLES}/{name}/bind')}" for name in tree.names(_CONSOLES)),
+        *sorted(f"{console} {tree.value(f'{console}/bind')}" for console in consoles(tree)),
         *sorted(_open_functions(tree)),
     )
 

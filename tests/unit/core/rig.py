@@ -51,6 +51,19 @@ def stopped() -> FastClock:
     return FastClock(factor=1e-9)
 
 
+class HeldCall:
+    """For `before_call`: a call of libvirt's that waits until it `may` go on; `going` when it has come."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+        self.going, self.may = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, call: str, _arguments: Mapping[str, object]) -> None:
+        if call == self._call:
+            self.going.set()
+            await self.may.wait()
+
+
 @dataclass(frozen=True)
 class Shape:
     """One way to attach; devices by their role on the built-in host."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,19 @@ import pytest
 
 from hostdevd.core.assignments import Assignment, AssignmentState, Scope
 from hostdevd.core.journal import RequestRecord
-from unit.core.rig import FastClock, Shape, machine, until
+from unit.core.rig import FastClock, HeldCall, Shape, machine, until
 
 
 async def test_a_repeat_while_a_stopped_vm_gives_back_is_answered(tmp_path: Path) -> None:
-    going, may = asyncio.Event(), asyncio.Event()
-
-    async def slow(call: str, _arguments: Mapping[str, object]) -> None:
-        if call == "nodedev_reattach":
-            going.set()
-            await may.wait()
-
-    async with machine(tmp_path, before_call=slow) as on:
+    reattach = HeldCall("nodedev_reattach")
+    async with machine(tmp_path, before_call=reattach) as on:
         request_id = str(uuid.uuid4())
         shape = Shape("dual_0")
         await on.attach(shape, request_id)
         on.sim.controls.destroy_domain("alpha")
-        await going.wait()
+        await reattach.going.wait()
         assert (await on.attach(shape, request_id, wait_s=0.1)).state is AssignmentState.ATTACHED
-        may.set()
+        reattach.may.set()
 
 
 async def test_a_repeat_of_an_attach_does_not_join_the_detach_that_followed(tmp_path: Path) -> None:

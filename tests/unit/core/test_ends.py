@@ -12,7 +12,7 @@ from hostdevd.core import engine
 from hostdevd.core.assignments import AssignmentState
 from hostdevd.core.model import HostUseKind
 from hostdevd.core.ports import Target
-from unit.core.rig import Machine, Shape, machine
+from unit.core.rig import HeldCall, Machine, Shape, machine
 
 ATTACHED, DETACHED = AssignmentState.ATTACHED, AssignmentState.DETACHED
 VFIO_USER = HostUseKind.VFIO_USER
@@ -93,19 +93,13 @@ async def test_a_detach_waits_for_the_service_that_gives_back_as_long_as_its_cal
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "PATIENCE_S", 0.05)
-    going, may = asyncio.Event(), asyncio.Event()
-
-    async def slow(call: str, _arguments: Mapping[str, object]) -> None:
-        if call == "nodedev_reattach":
-            going.set()
-            await may.wait()
-
-    async with machine(tmp_path, before_call=slow) as on:
+    reattach = HeldCall("nodedev_reattach")
+    async with machine(tmp_path, before_call=reattach) as on:
         held = await on.attach(Shape("nic_single"))
         on.sim.controls.destroy_domain("alpha")
-        await going.wait()
+        await reattach.going.wait()
         detach = asyncio.create_task(on.detach(held.name, wait_s=30.0))
         await asyncio.sleep(0.2)
         assert not detach.done()
-        may.set()
+        reattach.may.set()
         assert (await detach).state is DETACHED
