@@ -160,7 +160,7 @@ class Sync:
         """
         if since is not None and self.connected:
             told = max(self._stirred.get(uuid, 0), self._stirred_all)
-            if self._domains_read.since(uuid, max(since, told)):
+            if self.was_read_since(uuid, max(since, told)):
                 return self._store.domains.get(uuid)
         return await self.read_domain(uuid, source)
 
