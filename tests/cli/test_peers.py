@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 
+from another_user import as_user
 from hostdev.v1 import service_pb2, service_pb2_grpc
 
 SERVICE = "hostdev.v1.HostDeviceService"
@@ -119,14 +120,11 @@ def nobody_calls(path: Path, method: str, body: str = "{}", *, gid: int) -> Any:
         body,
     ]
     done = subprocess.run(
-        [*command, f"http://localhost/{SERVICE}/{method}"],
+        as_user(NOBODY, gid, [*command, f"http://localhost/{SERVICE}/{method}"]),
         check=False,
         capture_output=True,
         text=True,
         timeout=30,
-        user=NOBODY,
-        group=gid,
-        extra_groups=[],
         env={"HOME": str(home), "PATH": "/usr/bin"},
         cwd="/",
     )
@@ -147,7 +145,7 @@ def test_another_user_is_who_the_kernel_says_and_gets_in_by_its_group_or_to_look
         refused = nobody_calls(place / "ro", "Detach", name, gid=NOBODY)
         assert refused["code"] == "permission_denied"
         assert "assignments.detach" in refused["message"]
-        found = subprocess.run(["ls", place / "s.private"], check=False, capture_output=True, user=NOBODY)
+        found = subprocess.run(as_user(NOBODY, NOBODY, ["ls", place / "s.private"]), check=False, capture_output=True)
         assert found.returncode != 0
 
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from another_user import NOBODY, as_user
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -59,11 +61,9 @@ class Daemon:
             "XDG_DATA_HOME": str(self.root / "data"),
         }
         # Privileged, it would take the machine's own sockets.
-        user = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if _is_root() else {}
+        command = as_user(NOBODY, pwd.getpwnam(NOBODY).pw_gid, [self._program]) if _is_root() else [self._program]
         with (self.root / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # type: ignore[call-overload]
-                [self._program], env=environment, stdout=log, stderr=log, **user
-            )
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + GUARD_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -117,7 +117,7 @@ def private_daemon(program: str, prepare: Callable[[Path], None] = lambda _: Non
     for name in ("run", "config", "cache", "data"):
         (root / name).mkdir(mode=0o700)
         if _is_root():
-            shutil.chown(root / name, "nobody")
+            shutil.chown(root / name, NOBODY)
     # Registers the event loop before the first open of this process, as the service does.
     from hostdevd.virt.events import EVENT_THREAD  # noqa: PLC0415
 
