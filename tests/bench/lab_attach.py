@@ -117,7 +117,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     pairs = parser.parse_args().pairs
     name = lab_roles()["nic_single"]
-    with tempfile.TemporaryDirectory() as directory, serving(Path(directory)) as (_, api):
+    with tempfile.TemporaryDirectory() as directory, serving(Path(directory)) as life:
+        api = life.api
         at_rest(api, name)
         direct = Direct(name, build_hostdev(managed_pci(api, name, ALIAS)))
         took: list[tuple[float, float]] = []

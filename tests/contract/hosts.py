@@ -119,9 +119,11 @@ def simulated_host(directory: Path, **options: Any) -> Iterator[SimulatedHost]:
 class LabHost:
     """The lab: real libvirt, VFIO and guests; this process runs inside."""
 
-    def __init__(self, api: Api, address: str) -> None:
+    def __init__(self, api: Api, address: str, state: Path) -> None:
         self.api = api
         self.address = address
+        self.state = state
+        """The service's state directory."""
         self.roles = lab_roles()
 
     def virsh_attach(self, vm: str, spec: HostdevSpec, target: Target) -> None:
@@ -174,15 +176,20 @@ def lab_roles() -> dict[str, str]:
 
 BY_UNIT = os.environ.get("HOSTDEVD_CONTRACT_HOST") == "unit"
 UNIT, UNIT_ADDRESS = "hostdevd.service", "unix:/run/hostdevd/hostdevd.sock"
+UNIT_STATE = Path("/var/lib/hostdevd")
 
 
 @contextmanager
 def unit_host() -> Iterator[LabHost]:
-    """The lab's service by its own unit: started anew, and not restarted by systemd when the tests have ended."""
+    """The lab's service by its own unit: started anew, and never again by systemd itself until the tests have ended."""
     subprocess.run(["systemctl", "restart", UNIT], check=True)
     with grpc.insecure_channel(UNIT_ADDRESS) as channel:
-        yield LabHost(Api(channel), UNIT_ADDRESS)
+        yield LabHost(Api(channel), UNIT_ADDRESS, UNIT_STATE)
     subprocess.run(["systemctl", "is-active", "--quiet", UNIT], check=True)
+    restarts = subprocess.run(
+        ["systemctl", "show", "--value", "--property=NRestarts", UNIT], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert restarts == "0", f"systemd had to start it again, {restarts} times"
 
 
 @contextmanager
@@ -191,8 +198,8 @@ def lab_host(directory: Path) -> Iterator[LabHost]:
         with unit_host() as host:
             yield host
         return
-    address = f"unix:{directory}/hostdevd.sock"
-    command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(directory / "state")]
+    address, state = f"unix:{directory}/hostdevd.sock", directory / "state"
+    command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(state)]
     log = Path(os.environ.get("LAB_OUTPUT", str(directory))) / "hostdevd.log"
     with log.open("w") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -201,7 +208,7 @@ def lab_host(directory: Path) -> Iterator[LabHost]:
         line = server.stdout.readline()
         assert line.startswith("listening on"), log.read_text()
         with grpc.insecure_channel(address) as channel:
-            yield LabHost(Api(channel), address)
+            yield LabHost(Api(channel), address, state)
     finally:
         server.terminate()
         assert server.wait(EVENTUALLY_S) == 0, log.read_text()

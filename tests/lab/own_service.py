@@ -1,40 +1,107 @@
-"""A hostdevd of a test's own, beside the suite's: it may be killed, and has its own state and socket."""
+"""A life of hostdevd that a test may end as it likes, with its own state and socket.
+
+Where the suite's service is systemd's there is one service on the host, so the life is the unit's: systemd does not
+bring it back in between, and it is left running.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from api import Api
+from api import EVENTUALLY_S, Api, eventually
+from hosts import BY_UNIT, UNIT, UNIT_ADDRESS, UNIT_STATE
 from readiness import in_step
+
+from production.systemctl import settings, shown, systemctl
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life of the service, in step with libvirt."""
+
+    api: Api
+    kill: Callable[[], None]
+    """End it by SIGKILL; it is gone then, and stays so."""
+    stop: Callable[[], None]
+    """End it by SIGTERM; it must end well."""
 
 
 def address_in(directory: Path) -> str:
     """Where a service with its state in this directory listens."""
-    return f"unix:{directory}/own.sock"
+    return UNIT_ADDRESS if BY_UNIT else f"unix:{directory}/own.sock"
+
+
+def state_in(directory: Path) -> Path:
+    """Where that service keeps its state."""
+    return UNIT_STATE if BY_UNIT else directory / "state"
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[tuple[subprocess.Popen[str], Api]]:
-    """One life of it, in step with libvirt; killed at the end when it still runs."""
-    address = address_in(directory)
-    command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(directory / "state")]
+def serving(directory: Path) -> Iterator[Life]:
+    """One life of the service with its state in this directory; the next one goes on from where this one ended."""
+    with _unit() if BY_UNIT else _process(directory) as ends, grpc.insecure_channel(address_in(directory)) as channel:
+        api = Api(channel)
+        in_step(api)
+        yield Life(api, *ends)
+
+
+Ends = tuple[Callable[[], None], Callable[[], None]]
+
+
+@contextmanager
+def _process(directory: Path) -> Iterator[Ends]:
+    """Beside the suite's service; killed at the end when it still runs."""
+    state, address = state_in(directory), address_in(directory)
+    command = [sys.executable, "-m", "hostdevd", "serve", "--listen", address, "--state-dir", str(state)]
     log = Path(os.environ.get("LAB_OUTPUT", str(directory))) / "hostdevd-own.log"
     with (
         log.open("a") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
+
+        def end(number: signal.Signals) -> int:
+            process.send_signal(number)
+            return process.wait(EVENTUALLY_S)
+
+        def stop() -> None:
+            assert end(signal.SIGTERM) == 0, log.read_text()
+
         assert process.stdout is not None
         try:
             assert process.stdout.readline().startswith("listening on"), log.read_text()
-            with grpc.insecure_channel(address) as channel:
-                api = Api(channel)
-                in_step(api)
-                yield process, api
+            yield lambda: _is(end(signal.SIGKILL), -signal.SIGKILL), stop
         finally:
             process.kill()
+
+
+@contextmanager
+def _unit() -> Iterator[Ends]:
+    """The unit's, begun if it is dead, and left as the test leaves it: dead only for the next life to begin."""
+
+    def kill() -> None:
+        systemctl("kill", "--kill-whom=main", "--signal=KILL", UNIT)
+        eventually(lambda: shown("ActiveState"), lambda state: state == "failed")
+
+    def stop() -> None:
+        systemctl("stop", UNIT)
+        _is(shown("Result"), "success")
+
+    try:
+        with settings("Restart=no"):
+            systemctl("start", UNIT)
+            yield kill, stop
+    except BaseException:
+        systemctl("start", UNIT)  # the tests after this one need it
+        raise
+
+
+def _is(found: object, wanted: object) -> None:
+    assert found == wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ OURS = "hostdevd refuses to start spare: "
 @pytest.fixture(autouse=True)
 def _hook(lab: LabHost, tmp_path: Path) -> Iterator[None]:
     """The hook as `deploy/hooks/install` leaves it, pointed to the state of the service under test."""
-    with guarded(Path(lab.address.removeprefix("unix:")).parent / "state", tmp_path):
+    with guarded(lab.state, tmp_path):
         yield
 
 
@@ -40,7 +39,7 @@ def guarded(state: Path, scratch: Path) -> Iterator[None]:
         yield
     finally:
         (HOOKS / "qemu.d/hostdevd").unlink()
-        shutil.rmtree("/etc/hostdevd")
+        Path("/etc/hostdevd/guard.conf").unlink()
         _reloaded(scratch)
 
 
@@ -74,7 +73,7 @@ def started(lab: LabHost, vm: str = "spare") -> Iterator[None]:
 
 def known_to_the_guard(lab: LabHost, uid: str) -> str:
     """The file's content once it has this device."""
-    file = Path(lab.address.removeprefix("unix:")).parent / "state/guard.json"
+    file = lab.state / "guard.json"
     return eventually(lambda: file.read_text() if file.exists() else "", lambda told: uid in told)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from hosts import LabHost
 
 from hostdev.v1 import assignment_pb2, service_pb2
-from lab.own_service import serving
+from lab.own_service import Life, serving, state_in
 
 IN_FLIGHT = {
     assignment_pb2.ASSIGNMENT_STATE_ATTACHING,
@@ -41,32 +39,33 @@ def _count(database: Path, query: str, *values: str) -> int:
         return found
 
 
-def kill_at(process: subprocess.Popen[str], database: Path, assignment: str, steps: int) -> None:
+def kill_at(life: Life, database: Path, assignment: str, steps: int) -> None:
     """Kill when so many steps of the assignment have begun; the last one has a moment to be in libvirt's hands."""
     end = time.monotonic() + EVENTUALLY_S
     while begun(database, assignment) < steps:
         assert time.monotonic() < end, f"step {steps} never began"
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    life.kill()
 
 
 @pytest.mark.parametrize(("what", "point"), POINTS)
 def test_a_kill_in_the_middle_is_all_or_nothing(lab: LabHost, tmp_path: Path, what: str, point: int) -> None:
     names = [lab.roles["dual_0"], lab.roles["dual_1"]]
-    database = tmp_path / "state" / "state.sqlite"
-    with serving(tmp_path) as (process, api):
+    database = state_in(tmp_path) / "state.sqlite"
+    with serving(tmp_path) as life:
+        api = life.api
         drivers = {name: api.driver(name) for name in names}
         if what == "attach":
             request = service_pb2.AttachRequest(vm="alpha", device=names[0], wait=Duration())
             assignment = api.stub.Attach(request).assignment.name
-            kill_at(process, database, assignment, point)
+            kill_at(life, database, assignment, point)
         else:
             assignment = api.attach("alpha", names[0]).name
             before = begun(database, assignment)
             api.stub.Detach(service_pb2.DetachRequest(assignment=assignment, wait=Duration()))
-            kill_at(process, database, assignment, before + point)
-    with serving(tmp_path) as (_, api):
+            kill_at(life, database, assignment, before + point)
+    with serving(tmp_path) as life:
+        api = life.api
         get = service_pb2.GetAssignmentRequest(name=assignment)
         now = eventually(lambda: api.stub.GetAssignment(get).assignment, lambda found: found.state not in IN_FLIGHT)
         held = {holder.device: (holder.live, holder.config) for holder in api.holders(devices=names)}

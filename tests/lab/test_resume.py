@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,25 +98,23 @@ def test_a_watcher_outlives_libvirtd_and_its_service(lab: LabHost, tmp_path: Pat
     def detach() -> None:
         lab.virsh_detach("spare", "ua-by-hand", Target.CONFIG)
 
-    with serving(tmp_path) as (first, api), following(tmp_path) as follower:
+    with serving(tmp_path) as first, following(tmp_path) as follower:
         attach()
-        equal(api, follower, held=True)
-        restart_libvirtd(api)
+        equal(first.api, follower, held=True)
+        restart_libvirtd(first.api)
         detach()
-        equal(api, follower, held=False)
+        equal(first.api, follower, held=False)
         assert follower.interruptions == 0  # libvirtd's death is not the watcher's business
 
-        first.send_signal(signal.SIGKILL)
-        first.wait(EVENTUALLY_S)
+        first.kill()
         attach()  # nobody looks
-        with serving(tmp_path) as (second, api_now):
-            equal(api_now, follower, held=True)
+        with serving(tmp_path) as second:
+            equal(second.api, follower, held=True)
             after_kill = follower.interruptions
             assert after_kill > 0
-            second.send_signal(signal.SIGTERM)
-            assert second.wait(EVENTUALLY_S) == 0
+            second.stop()
         detach()
-        with serving(tmp_path) as (_, api_now):
-            equal(api_now, follower, held=False)
+        with serving(tmp_path) as third:
+            equal(third.api, follower, held=False)
             assert follower.interruptions > after_kill
             follower.end()

@@ -1,4 +1,7 @@
-"""Virtual functions by hostdevd and its root helper, which is started by its socket, on the lab's NVMe."""
+"""Virtual functions by hostdevd and its root helper, which is started by its socket, on the lab's NVMe.
+
+Where the suite's service is systemd's, the helper is too.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,46 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from api import ATTACHED, DETACHED, LONG_S, Api, codes, eventually, refused
-from hosts import LabHost, lab_roles
+from hosts import BY_UNIT, LabHost, lab_roles
 
 from hostdev.v1 import device_pb2, service_pb2
 from lab.own_service import serving
+from production.systemctl import systemctl
 
 SRIOV = Path(sys.executable).with_name("hostdevd-sriov")
+SRIOV_UNIT = "hostdevd-sriov"
 PCI = Path("/sys/bus/pci/devices")
 
 
 @contextmanager
-def helper(socket: Path) -> Iterator[subprocess.Popen[str]]:
-    """As systemd has it: nothing runs until somebody connects."""
+def helper(socket: Path) -> Iterator[Callable[[], None]]:
+    """Nothing runs until somebody connects; what it gives ends it by SIGKILL, and nobody answers then."""
+    with _helper_unit() if BY_UNIT else _helper_process(socket) as kill:
+        yield kill
+
+
+@contextmanager
+def _helper_unit() -> Iterator[Callable[[], None]]:
+    def kill() -> None:
+        systemctl("kill", "--signal=KILL", SRIOV_UNIT + ".service")
+        systemctl("stop", SRIOV_UNIT + ".socket")
+
+    systemctl("start", SRIOV_UNIT + ".socket")
+    try:
+        yield kill
+    finally:
+        systemctl("stop", SRIOV_UNIT + ".socket", SRIOV_UNIT + ".service")
+
+
+@contextmanager
+def _helper_process(socket: Path) -> Iterator[Callable[[], None]]:
+    """As systemd does it."""
     activate = shutil.which("systemd-socket-activate")
     assert activate is not None
     log = Path(os.environ.get("LAB_OUTPUT", str(socket.parent))) / "hostdevd-sriov.log"
@@ -31,7 +56,12 @@ def helper(socket: Path) -> Iterator[subprocess.Popen[str]]:
     with log.open("a") as errors, subprocess.Popen(command, stderr=errors, text=True) as process:
         try:
             eventually(socket.exists, bool)
-            yield process
+
+            def kill() -> None:
+                process.kill()
+                process.wait(LONG_S)
+
+            yield kill
         finally:
             process.terminate()
             process.wait(LONG_S)
@@ -41,9 +71,10 @@ def helper(socket: Path) -> Iterator[subprocess.Popen[str]]:
 def own(lab: LabHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Api, Path]]:
     """A service that looks for its helper at a socket of the test's, and that socket."""
     del lab  # its state is compared before and after
-    socket = tmp_path / "sriov.sock"
+    socket = Path("/run/hostdevd-sriov/helper.sock") if BY_UNIT else tmp_path / "sriov.sock"
     monkeypatch.setenv("HOSTDEVD_SRIOV_SOCKET", str(socket))
-    with serving(tmp_path) as (_, api):
+    with serving(tmp_path) as life:
+        api = life.api
         address = api.device(lab_roles()["nvme_sriov"]).pci.address
         autoprobe = PCI / address / "sriov_drivers_autoprobe"
         # The lab's NVMe gives its functions no queues, so nvme would only wait for them.
@@ -127,14 +158,13 @@ def test_one_that_was_bound_by_hand_is_seen_by_both(own: tuple[Api, Path]) -> No
 def test_a_helper_that_is_killed_in_the_middle_leaves_what_the_lists_tell(own: tuple[Api, Path]) -> None:
     api, socket = own
     name = lab_roles()["nvme_sriov"]
-    with helper(socket) as process:
+    with helper(socket) as kill:
         set_to(api, name, 2)
-        process.kill()
-        process.wait(LONG_S)
+        kill()
         with refused("FEATURE_DISABLED"):
             set_to(api, name, 4)
         pf = api.device(name)
         assert len(functions(api, pf)) == len(pf.pci.virt_functions.addresses) == 2
-    socket.unlink()
+    socket.unlink(missing_ok=True)
     with helper(socket):
         assert list(set_to(api, name, 0).pci.virt_functions.addresses) == []

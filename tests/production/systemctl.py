@@ -30,15 +30,24 @@ def main_pid() -> int:
 
 
 @contextmanager
-def changed_unit(settings: str) -> Iterator[None]:
-    """The service restarted with other settings, and again with its own."""
+def settings(changed: str) -> Iterator[None]:
+    """The unit with other settings; what runs is not started anew."""
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
-    DROP_IN.write_text(f"[Service]\n{settings}\n")
+    DROP_IN.write_text(f"[Service]\n{changed}\n")
     try:
         systemctl("daemon-reload")
-        systemctl("restart", UNIT)
         yield
     finally:
         DROP_IN.unlink()
         systemctl("daemon-reload")
+
+
+@contextmanager
+def changed_unit(changed: str) -> Iterator[None]:
+    """The service restarted with other settings, and again with its own."""
+    try:
+        with settings(changed):
+            systemctl("restart", UNIT)
+            yield
+    finally:
         systemctl("restart", UNIT)

@@ -23,6 +23,8 @@ access_drivers = [ "polkit" ]
 """
 _INSTALLED = {
     "systemd/hostdevd.service": Path("/usr/lib/systemd/system", UNIT),
+    "systemd/hostdevd-sriov.service": Path("/usr/lib/systemd/system/hostdevd-sriov.service"),
+    "systemd/hostdevd-sriov.socket": Path("/usr/lib/systemd/system/hostdevd-sriov.socket"),
     "systemd/hostdevd.sysusers": Path("/usr/lib/sysusers.d/hostdevd.conf"),
     "systemd/hostdevd.tmpfiles": Path("/usr/lib/tmpfiles.d/hostdevd.conf"),
     "polkit/50-hostdevd.rules": RULES,
@@ -32,18 +34,20 @@ _INSTALLED = {
 _PROGRAM = """#!/bin/sh
 export LD_LIBRARY_PATH=/lab/python/lib
 export PYTHONPATH=/lab/service/lib:/lab/site-packages PYTHONDONTWRITEBYTECODE=1
-exec /lab/python/bin/{interpreter} -m hostdevd "$@"
+exec /lab/python/bin/{interpreter} -m {module} "$@"
 """
+_PROGRAMS = {"hostdevd": "hostdevd", "hostdevd-sriov": "hostdevd.sriov"}
 
 
 def install() -> None:
-    """Put hostdevd where its package puts it."""
+    """Put hostdevd where its package puts it; the helper for virtual functions is there, and off, as it is then."""
     for name, target in _INSTALLED.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(FILES / name, target)
-    program = Path("/usr/bin/hostdevd")
-    program.write_text(_PROGRAM.format(interpreter=os.environ["LAB_SERVICE_PROGRAM"]))
-    program.chmod(0o755)
+    for name, module in _PROGRAMS.items():
+        program = Path("/usr/bin", name)
+        program.write_text(_PROGRAM.format(interpreter=os.environ["LAB_SERVICE_PROGRAM"], module=module))
+        program.chmod(0o755)
     _run("systemd-sysusers", "hostdevd.conf")
     _run("systemd-tmpfiles", "--create", "hostdevd.conf")
     CONFIG.write_text('listen = ["unix:/run/hostdevd/hostdevd.sock"]\n')
