@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from hostdevd.core import engine
+from hostdevd.core.addresses import PciAddress
 from hostdevd.core.assignments import AssignmentState
-from hostdevd.core.model import HostUseKind
-from hostdevd.core.ports import Target
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import HostUseKind, PciFacts
+from hostdevd.core.ports import HostdevSpec, Target
+from hostdevd.virt.xml.hostdev import build_hostdev
 from unit.core.rig import HeldCall, Machine, Shape, machine
 
 ATTACHED, DETACHED = AssignmentState.ATTACHED, AssignmentState.DETACHED
@@ -103,3 +106,70 @@ async def test_a_detach_waits_for_the_service_that_gives_back_as_long_as_its_cal
         assert not detach.done()
         reattach.may.set()
         assert (await detach).state is DETACHED
+
+
+class Reads:
+    """For `before_call`: the VMs that libvirt was asked about, one by one."""
+
+    def __init__(self) -> None:
+        self.of: list[object] = []
+
+    async def __call__(self, call: str, arguments: Mapping[str, object]) -> None:
+        if call == "domain":
+            self.of.append(arguments["uuid"])
+
+
+async def test_a_vm_is_as_it_was_read_only_until_something_is_told_of_it(tmp_path: Path) -> None:
+    reads = Reads()
+    async with machine(tmp_path, before_call=reads) as on:
+        sync, name = on.core.sync, on.name("nic_single")
+        uuid = on.sim.world.named("alpha").uuid
+        since = sync.moment()
+        await sync.read_domain(uuid, ChangeSource.RECONCILE)
+        reads.of.clear()
+        await sync.known_domain(uuid, since, ChangeSource.OPERATION)
+        assert reads.of == []
+        on.sim.controls.virsh_attach("alpha", by_hand(on, name), Target.LIVE)
+        await asyncio.sleep(0)  # it is told, and not followed yet
+        found = await sync.known_domain(uuid, since, ChangeSource.OPERATION)
+        assert uuid in reads.of
+        assert found is on.core.store.domains[uuid]
+        assert on.held("nic_single") == {("alpha", True, False)}
+
+
+async def test_a_vm_is_read_again_after_libvirt_was_away(tmp_path: Path) -> None:
+    reads = Reads()
+    async with machine(tmp_path, before_call=reads) as on:
+        sync, uuid = on.core.sync, on.sim.world.named("alpha").uuid
+        since = sync.moment()
+        await sync.read_domain(uuid, ChangeSource.RECONCILE)
+        on.sim.controls.disconnect()
+        on.sim.controls.reconnect()
+        await asyncio.sleep(0)
+        reads.of.clear()
+        await sync.known_domain(uuid, since, ChangeSource.OPERATION)
+        assert reads.of == [uuid]
+
+
+async def test_a_detach_finds_the_new_vm_that_has_the_name_of_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine(tmp_path) as on:
+        name = on.name("nic_single")
+        monkeypatch.setattr(on.sim.world, "emit", lambda _event: None)  # libvirt does not tell of it
+        on.sim.controls.undefine_domain("spare")
+        definition = (
+            "<domain type='kvm'><name>spare</name><memory>1024</memory><os><type>hvm</type></os><devices/></domain>"
+        )
+        on.sim.controls.define_domain(definition)
+        on.sim.controls.virsh_attach("spare", by_hand(on, name), Target.CONFIG)
+        done = await on.detach(vm="spare", device=name)
+        assert done.vm.uuid == on.sim.world.named("spare").uuid
+        assert on.held("nic_single") == set()
+
+
+def by_hand(on: Machine, name: str) -> str:
+    """The element that another tool would give."""
+    facts = on.core.store.devices[name].node.facts
+    assert isinstance(facts, PciFacts)
+    return build_hostdev(HostdevSpec("ua-by-hand", PciAddress.parse(str(facts.address)), managed=True))
