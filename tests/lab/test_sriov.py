@@ -1,6 +1,6 @@
 """Virtual functions by hostdevd and its root helper, which is started by its socket, on the lab's NVMe.
 
-Where the suite's service is systemd's, the helper is too.
+The suite's service asks where it always does; where that service is systemd's, the helper is too.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 
 import pytest
 from api import ATTACHED, DETACHED, LONG_S, Api, codes, eventually, refused
-from hosts import BY_UNIT, LabHost, lab_roles
+from hosts import BY_UNIT, LabHost
 
 from hostdev.v1 import device_pb2, service_pb2
-from lab.own_service import serving
 from production.systemctl import systemctl
 
 SRIOV = Path(sys.executable).with_name("hostdevd-sriov")
 SRIOV_UNIT = "hostdevd-sriov"
+SOCKET = Path("/run/hostdevd-sriov/helper.sock")
 PCI = Path("/sys/bus/pci/devices")
 
 
 @contextmanager
-def helper(socket: Path) -> Iterator[Callable[[], None]]:
+def helper() -> Iterator[Callable[[], None]]:
     """Nothing runs until somebody connects; what it gives ends it by SIGKILL, and nobody answers then."""
-    with _helper_unit() if BY_UNIT else _helper_process(socket) as kill:
+    with _helper_unit() if BY_UNIT else _helper_process() as kill:
         yield kill
 
 
@@ -47,15 +47,16 @@ def _helper_unit() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _helper_process(socket: Path) -> Iterator[Callable[[], None]]:
+def _helper_process() -> Iterator[Callable[[], None]]:
     """As systemd does it."""
+    SOCKET.parent.mkdir(exist_ok=True)
     activate = shutil.which("systemd-socket-activate")
     assert activate is not None
-    log = Path(os.environ.get("LAB_OUTPUT", str(socket.parent))) / "hostdevd-sriov.log"
-    command = [activate, f"--listen={socket}", str(SRIOV), "--idle", "600"]
+    log = Path(os.environ.get("LAB_OUTPUT", "/tmp")) / "hostdevd-sriov.log"  # noqa: S108  inside the lab
+    command = [activate, f"--listen={SOCKET}", str(SRIOV), "--idle", "600"]
     with log.open("a") as errors, subprocess.Popen(command, stderr=errors, text=True) as process:
         try:
-            eventually(socket.exists, bool)
+            eventually(SOCKET.exists, bool)
 
             def kill() -> None:
                 process.kill()
@@ -65,25 +66,22 @@ def _helper_process(socket: Path) -> Iterator[Callable[[], None]]:
         finally:
             process.terminate()
             process.wait(LONG_S)
+            SOCKET.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def own(lab: LabHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Api, Path]]:
-    """A service that looks for its helper at a socket of the test's, and that socket."""
-    del lab  # its state is compared before and after
-    socket = Path("/run/hostdevd-sriov/helper.sock") if BY_UNIT else tmp_path / "sriov.sock"
-    monkeypatch.setenv("HOSTDEVD_SRIOV_SOCKET", str(socket))
-    with serving(tmp_path) as life:
-        api = life.api
-        address = api.device(lab_roles()["nvme_sriov"]).pci.address
-        autoprobe = PCI / address / "sriov_drivers_autoprobe"
-        # The lab's NVMe gives its functions no queues, so nvme would only wait for them.
-        autoprobe.write_text("0")
-        try:
-            yield api, socket
-        finally:
-            (PCI / address / "sriov_numvfs").write_text("0")
-            autoprobe.write_text("1")
+def nvme(lab: LabHost) -> Iterator[str]:
+    """The name of a device that can have four functions, and has none before and after."""
+    name = lab.roles["nvme_sriov"]
+    address = lab.api.device(name).pci.address
+    autoprobe = PCI / address / "sriov_drivers_autoprobe"
+    # The lab's NVMe gives its functions no queues, so nvme would only wait for them.
+    autoprobe.write_text("0")
+    try:
+        yield name
+    finally:
+        (PCI / address / "sriov_numvfs").write_text("0")
+        autoprobe.write_text("1")
 
 
 def set_to(api: Api, device: str, count: int) -> device_pb2.Device:
@@ -95,12 +93,11 @@ def functions(api: Api, pf: device_pb2.Device) -> list[device_pb2.Device]:
     return [one for one in api.devices(types=["pci"]) if one.pci.phys_function.address == pf.pci.address]
 
 
-def test_four_are_made_one_is_attached_and_none_is_left(own: tuple[Api, Path]) -> None:
-    api, socket = own
-    name = lab_roles()["nvme_sriov"]
+def test_four_are_made_one_is_attached_and_none_is_left(lab: LabHost, nvme: str) -> None:
+    api, name = lab.api, nvme
     with refused("FEATURE_DISABLED"):
         set_to(api, name, 4)
-    with helper(socket):
+    with helper():
         pf = set_to(api, name, 4)
         assert len(pf.pci.virt_functions.addresses) == 4
         made = functions(api, pf)
@@ -130,10 +127,9 @@ def test_four_are_made_one_is_attached_and_none_is_left(own: tuple[Api, Path]) -
         assert api.device(name).eligibility.eligible
 
 
-def test_one_that_was_bound_by_hand_is_seen_by_both(own: tuple[Api, Path]) -> None:
-    api, socket = own
-    name = lab_roles()["nvme_sriov"]
-    with helper(socket):
+def test_one_that_was_bound_by_hand_is_seen_by_both(lab: LabHost, nvme: str) -> None:
+    api, name = lab.api, nvme
+    with helper():
         pf = set_to(api, name, 1)
         (function,) = functions(api, pf)
         subprocess.run(["virsh", "nodedev-detach", function.name], check=True, capture_output=True)
@@ -146,7 +142,7 @@ def test_one_that_was_bound_by_hand_is_seen_by_both(own: tuple[Api, Path]) -> No
             script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
             script += "s.sendall(sys.argv[2].encode() + b'\\n'); print(s.makefile().readline())"
             told = subprocess.run(
-                [sys.executable, "-c", script, str(socket), asked], check=True, capture_output=True, text=True
+                [sys.executable, "-c", script, str(SOCKET), asked], check=True, capture_output=True, text=True
             ).stdout
             assert '"IN_USE"' in told
             assert function.pci.address in told
@@ -155,16 +151,14 @@ def test_one_that_was_bound_by_hand_is_seen_by_both(own: tuple[Api, Path]) -> No
         assert list(set_to(api, name, 0).pci.virt_functions.addresses) == []
 
 
-def test_a_helper_that_is_killed_in_the_middle_leaves_what_the_lists_tell(own: tuple[Api, Path]) -> None:
-    api, socket = own
-    name = lab_roles()["nvme_sriov"]
-    with helper(socket) as kill:
+def test_a_helper_that_is_killed_in_the_middle_leaves_what_the_lists_tell(lab: LabHost, nvme: str) -> None:
+    api, name = lab.api, nvme
+    with helper() as kill:
         set_to(api, name, 2)
         kill()
         with refused("FEATURE_DISABLED"):
             set_to(api, name, 4)
         pf = api.device(name)
         assert len(functions(api, pf)) == len(pf.pci.virt_functions.addresses) == 2
-    socket.unlink(missing_ok=True)
-    with helper(socket):
+    with helper():
         assert list(set_to(api, name, 0).pci.virt_functions.addresses) == []
