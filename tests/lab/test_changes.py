@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from api import codes, eventually, refused
+from api import ATTACHED, DETACHED, codes, eventually, refused
 from hosts import LabHost, lab_roles
 from streams import Stream
 
@@ -272,6 +272,28 @@ def test_a_use_shows_when_it_begins_and_when_it_ends(
                 eventually(lambda: _uses(lab, user.name), lambda uses: uses == [(kind, detail.format(node=node))])
             changes.until(UPSERT, lambda device: device.name == name and device.eligibility.eligible)
             assert lab.api.device(name).eligibility.available
+
+
+def test_an_nvme_controller_is_in_use_by_a_namespace_that_may_be_shared(lab: LabHost) -> None:
+    """The kernel makes such a disk below no PCI function, and libvirt lists it below none."""
+    api, name = lab.api, lab.roles["nvme_sriov"]
+    (lost,) = api.eligible()[name].affected
+    disk = api.device(lost.name)
+    assert (disk.type, disk.parent) == ("storage", "computer")
+    with watching(lab) as changes:
+        with mounted(disk.storage.block):
+            used = changes.until(UPSERT, lambda device: device.name == name and not device.eligibility.eligible)
+            assert codes(used.eligibility.reasons) == ["HOST_IN_USE"]
+            assert "/mnt/changes" in used.eligibility.reasons[0].message
+            with refused("DEVICE_NOT_ELIGIBLE"):
+                api.attach("alpha", name)
+            assert codes(api.plan("alpha", name).blockers) == ["HOST_IN_USE"]
+            assert api.driver(name) == "nvme"
+        changes.until(UPSERT, lambda device: device.name == name and device.eligibility.eligible)
+    assert api.attach("alpha", name).state == ATTACHED
+    assert disk.uid not in {device.uid for device in api.devices()}
+    assert api.detach("alpha", name).state == DETACHED
+    eventually(lambda: [one.type for one in api.eligible()[name].affected], lambda types: types == ["storage"])
 
 
 def _uses(lab: LabHost, name: str) -> list[tuple[str, str]]:

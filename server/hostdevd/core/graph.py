@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from hostdevd.core.addresses import DeviceSource, MdevUuid, PciAddress, ScsiAddress, UsbAddress, UsbProduct
@@ -32,6 +32,9 @@ class DeviceGraph:
         self._by_interface: MultiMap[str, str] = MultiMap()
         self._of_function: MultiMap[PciAddress, str] = MultiMap()
         self._by_type: MultiMap[str, str] = MultiMap()
+        # By path, as one may be known before the other is.
+        self._disks_of: MultiMap[str, str] = MultiMap()
+        self._functions_of: Mapping[str, tuple[str, ...]] = {}
         # In order, as they are asked for again and again; kept in order, or dropped, when a device comes or goes.
         self._children_sorted: dict[str, tuple[str, ...]] = {}
         self._members_sorted: dict[int, tuple[NodeDevice, ...]] = {}
@@ -198,6 +201,27 @@ class DeviceGraph:
         theirs = (facts.address for facts in own if isinstance(facts, PciFacts))
         return tuple(dict.fromkeys((*function.virt_functions, *theirs)))
 
+    def put_shared(self, functions_of: Mapping[str, tuple[str, ...]]) -> set[str]:
+        """Learn by which PCI functions the disks are reached that lie below none (`HostUses.shared`).
+
+        The paths of those for which that is another one than before.
+        """
+        before, now = _pairs(self._functions_of), _pairs(functions_of)
+        if before == now:
+            return set()
+        self._functions_of = functions_of
+        self._disks_of = MultiMap()
+        for disk, function in now:
+            self._disks_of.add(function, disk)
+        return {path for pair in before ^ now for path in pair}
+
+    def shared_disks(self, function: NodeDevice) -> tuple[NodeDevice, ...]:
+        """The disks that a PCI function reaches and that lie below none in libvirt's tree, sorted."""
+        return tuple(self._at_paths(self._disks_of.get(function.path)) if function.path else ())
+
+    def _at_paths(self, paths: Iterable[str]) -> Iterator[NodeDevice]:
+        return (self._nodes[name] for path in sorted(paths) if (name := self._by_path.get(path)) is not None)
+
     # --- what the rules ask about one device ---------------------------------------------------------
 
     def is_usb_hub(self, device: NodeDevice) -> bool:
@@ -233,7 +257,14 @@ class DeviceGraph:
             if isinstance(node.facts, PciFacts):
                 linked = (node.facts.phys_function, *self.virtual_functions(node.facts))
                 found |= {other for address in linked if address is not None for other in self.at(address)}
+            if node.path:
+                shared = (*self._disks_of.get(node.path), *self._functions_of.get(node.path, ()))
+                found |= {other.name for other in self._at_paths(shared)}
         return found
+
+
+def _pairs(functions_of: Mapping[str, tuple[str, ...]]) -> set[tuple[str, str]]:
+    return {(disk, function) for disk, functions in functions_of.items() for function in functions}
 
 
 def iommu_group_of(device: NodeDevice) -> int | None:

@@ -56,14 +56,15 @@ def group_uid(members: Iterable[NodeDevice], uid_of: UidOf) -> str:
 def affected(graph: DeviceGraph, device: NodeDevice) -> tuple[Affected, ...]:
     """What else the host loses: the group's other endpoints and everything below all of them.
 
-    VFs do not hang below their PF in libvirt's tree, so they are added by what the two say of each other.
+    VFs do not hang below their PF in libvirt's tree, so they are added by what the two say of each other; and shared
+    NVMe namespaces below none of their controllers: they are added by what the host says.
     """
     mates = group_mates_of(graph, device)
     found: dict[str, Affected] = {
         mate.name: Affected(mate.name, mate.type, AffectedRole.ENDPOINT) for mate in mates if mate.name != device.name
     }
     for mate in mates:
-        below = [*graph.descendants(mate.name)]
+        below = [*graph.descendants(mate.name), *graph.shared_disks(mate)]
         for function in graph.virtual_functions(mate.facts) if isinstance(mate.facts, PciFacts) else ():
             for name in graph.at(function):
                 below += [graph.nodes[name], *graph.descendants(name)]

@@ -243,6 +243,9 @@ class HostUses:
 
     by_path: Mapping[str, tuple[HostUse, ...]] = field(default_factory=dict)
     unknown: tuple[tuple[str, str], ...] = ()
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The PCI functions that a disk is reached by which lies below none of them in libvirt's tree, by the disk's path:
+    an NVMe namespace that several controllers may share. Its uses are told of them too."""
     as_of: Hashable | None = field(default=None, compare=False)
 
 

@@ -310,6 +310,10 @@ class Store:
         """Replace what is known of the host's uses; call within `change`."""
         self._uses_told = uses
         self._uses_stale = True
+        for path in self.graph.put_shared(uses.shared):
+            name = self.graph.by_path(path)
+            if name is not None:
+                self._touch(name)
 
     def put_networks(self, networks: Iterable[Network]) -> None:
         """Replace the networks that hand out devices; call within `change`."""

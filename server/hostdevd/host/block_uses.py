@@ -48,6 +48,7 @@ def find_block_uses(tree: HostTree, findings: Findings) -> None:
             _file_systems(tree, graph, findings)
         with findings.source(_STORAGE, "btrfs members"):
             _btrfs(tree, graph, findings)
+        findings.shared = graph.shared_namespaces()
         for name in numbers.values():
             with findings.source(_STORAGE, f"holders of {name}"):
                 _holders(tree, graph, name, findings)

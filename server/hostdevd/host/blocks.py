@@ -15,7 +15,8 @@ from hostdevd.host.sysfs import HostTree, Unreadable
 
 SYS_BLOCK = "/sys/class/block"
 _VIRTUAL = "/sys/devices/virtual/block/"
-_NVME_HEAD = re.compile(r".*/nvme-subsystem/(?P<subsystem>[^/]+)/nvme(?P<number>\d+)n(?P<namespace>\d+)")
+_NVME_HEAD = re.compile(r"(?P<subsystem>.*/nvme-subsystem/[^/]+)/nvme(?P<number>\d+)n(?P<namespace>\d+)")
+_NVME_CONTROLLER = re.compile(r"nvme\d+")
 
 
 class BlockGraph:
@@ -93,6 +94,11 @@ class BlockGraph:
             return frozenset()
         return frozenset({path, *self._nvme_functions(path)})
 
+    def shared_namespaces(self) -> dict[str, frozenset[str]]:
+        """The sysfs paths of the PCI functions that reach a disk that lies below none of them, by the disk's."""
+        disks = filter(None, map(self.path, self._tree.require_names(SYS_BLOCK)))
+        return {disk: functions for disk in disks if (functions := self._nvme_functions(disk))}
+
     def has_shared_namespaces(self) -> bool:
         """Whether a disk of this host is an NVMe namespace that several controllers may share."""
         subsystems = "/sys/class/nvme-subsystem"
@@ -102,15 +108,21 @@ class BlockGraph:
             for entry in self._tree.names(f"{subsystems}/{subsystem}")
         )
 
-    def _nvme_functions(self, path: str) -> set[str]:
+    def _nvme_functions(self, path: str) -> frozenset[str]:
         head = _NVME_HEAD.fullmatch(path)
         if head is None:
-            return set()
-        directory = f"/sys/class/nvme-subsystem/{head['subsystem']}"
+            return frozenset()
+        # The directory itself, by the disk's own path: the entry in /sys/class is a link to it, and the controllers
+        # in it are links from there.
+        directory = head["subsystem"]
         controllers = {}
-        for name in self._tree.names(directory):
-            if re.fullmatch(r"nvme\d+", name):
-                controllers[name] = self._tree.link(f"{directory}/{name}") or ""
+        for name in filter(_NVME_CONTROLLER.fullmatch, self._tree.names(directory)):
+            where = self._tree.link(f"{directory}/{name}")
+            if where is None:
+                continue  # it has just gone
+            if not self._tree.exists(where):
+                raise Unreadable(f"{directory}/{name}", "leads nowhere")
+            controllers[name] = where
         # nvme0c1n3: namespace 3 of subsystem 0 by way of controller 1. A subsystem's controllers need not
         # have all its namespaces; where that is not told, all of them count.
         ways = {
@@ -118,7 +130,7 @@ class BlockGraph:
             for name, where in controllers.items()
             if self._tree.exists(f"{where}/nvme{head['number']}c{name[4:]}n{head['namespace']}")
         }
-        return {controllers[name].rpartition("/nvme/")[0] or controllers[name] for name in ways or controllers}
+        return frozenset(controllers[name].rpartition("/nvme/")[0] or controllers[name] for name in ways or controllers)
 
     def _behind_loop(self, name: str) -> tuple[str, ...]:
         backing = self._tree.value(f"{SYS_BLOCK}/{name}/loop/backing_file")

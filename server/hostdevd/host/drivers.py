@@ -13,8 +13,7 @@ PCI_DEVICES = "/sys/bus/pci/devices"
 
 def driver_of(tree: HostTree, path: str) -> str | None:
     """The name of the driver bound to the device at this sysfs path, None when there is none."""
-    link = tree.link(f"{path}/driver")
-    return link.rpartition("/")[2] if link else None
+    return tree.linked_name(f"{path}/driver")
 
 
 def driver_state(tree: HostTree, address: PciAddress, override_of: Callable[[str], str]) -> DriverState:

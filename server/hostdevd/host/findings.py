@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from hostdevd.core.model import HostUse, HostUseKind, HostUses
@@ -19,6 +19,8 @@ class Findings:
         self._uses: dict[str, dict[HostUseKind, dict[str, None]]] = {}
         self._weak: dict[str, dict[HostUseKind, dict[str, None]]] = {}
         self._unknown: dict[tuple[str, str], None] = {}
+        self.shared: Mapping[str, Collection[str]] = {}
+        """See `HostUses.shared`."""
 
     def add(self, paths: Iterable[str], kind: HostUseKind, detail: str = "", *, weak: bool = False) -> None:
         """A use of the devices at these sysfs paths.
@@ -58,7 +60,8 @@ class Findings:
                 for kind in HostUseKind
                 for detail in _shortened(strong.get(kind) or weak.get(kind) or {})
             )
-        return HostUses(by_path=by_path, unknown=tuple(self._unknown))
+        shared = {disk: tuple(sorted(functions)) for disk, functions in sorted(self.shared.items())}
+        return HostUses(by_path=by_path, unknown=tuple(self._unknown), shared=shared)
 
 
 def _shortened(details: Iterable[str]) -> list[str]:

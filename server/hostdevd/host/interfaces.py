@@ -98,7 +98,7 @@ def foreign_interfaces(tree: HostTree, listed: frozenset[str]) -> frozenset[str]
 def _master(tree: HostTree, name: str, entries: frozenset[str]) -> str | None:
     for entry, link in (("master", "master"), ("brport", "brport/bridge")):
         if entry in entries:
-            target = tree.link(f"{SYS_NET}/{name}/{link}")
+            target = tree.linked_name(f"{SYS_NET}/{name}/{link}")
             if target is not None:
-                return target.rpartition("/")[2]
+                return target
     return None

@@ -134,7 +134,8 @@ class HostTree:
         """Where a link of sysfs leads, one step: the class directories' entries, `driver`, `master`.
 
         The path itself when it is no link, None when it is not there. One step costs a tenth of a full
-        resolution, and sysfs keeps real directories on both sides of its links.
+        resolution. The directory that holds it must be none of sysfs's links itself: what stands in the link counts
+        from where the directory is. `linked_name` may be asked anywhere.
         """
         try:
             target = os.readlink(self._root + path)  # noqa: PTH115  hot
@@ -144,6 +145,15 @@ class HostTree:
             self._unless_gone(path, error)
             return None
         return self._inner(os.path.normpath(os.path.join(self._root + path, "..", target)), target)  # noqa: PTH118  hot
+
+    def linked_name(self, path: str) -> str | None:
+        """The last part of what a link leads to: a driver's name, a bridge's; None when it is not there."""
+        try:
+            return os.readlink(self._root + path).rpartition("/")[2]  # noqa: PTH115  hot
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # no link
+                self._unless_gone(path, error)
+            return None
 
     def real(self, path: str) -> str | None:
         """The path with all links resolved, None when it leads nowhere or out of the root."""

@@ -193,6 +193,25 @@ def test_what_is_below_a_port_is_affected_by_it_but_not_the_bridges_in_between()
     assert [one.name for one in affected(DeviceGraph([port, switch, nic]), port)] == [nic.name]
 
 
+def test_a_disk_that_lies_below_none_of_its_controllers_is_affected_by_each() -> None:
+    one, other = pci("04:00.0", group=9), pci("05:00.0", group=10)
+    namespace, own = disk("block_nvme0n1", "computer", "/dev/nvme0n1"), disk("block_sda", "computer", "/dev/sda")
+    graph = DeviceGraph([one, other, namespace, own])
+
+    def lost(device: NodeDevice) -> list[tuple[str, AffectedRole]]:
+        return [(found.name, found.role) for found in affected(graph, device)]
+
+    assert (one.path, other.path, namespace.path) != (None, None, None)
+    changed = graph.put_shared({str(namespace.path): (str(one.path), str(other.path))})
+    assert changed == {namespace.path, one.path, other.path}
+    assert lost(one) == lost(other) == [(namespace.name, AffectedRole.CHILD)]
+    assert graph.related(namespace.name) >= {one.name, other.name}
+    assert namespace.name in graph.related(one.name)
+    assert graph.put_shared({str(namespace.path): (str(one.path), str(other.path))}) == set()
+    assert graph.put_shared({str(namespace.path): (str(other.path),)}) == {namespace.path, one.path}
+    assert (lost(one), lost(other)) == ([], [(namespace.name, AffectedRole.CHILD)])
+
+
 def test_vfs_are_affected_by_their_pf() -> None:
     pf, vf = pci("0b:00.0", vfs=("0b:00.1",), group=14), pci("0b:00.1", pf="0b:00.0", group=15)
     assert [one.name for one in affected(DeviceGraph([pf, vf]), pf)] == [vf.name]

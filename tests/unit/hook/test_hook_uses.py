@@ -119,7 +119,9 @@ def test_a_bridge_in_the_group_brings_nothing_with_it(host: GuardedHost) -> None
 
 def test_a_shared_nvme_namespace_is_in_use_by_its_controllers(host: GuardedHost) -> None:
     nvme = host.card("0000:00:07.0", group=7, driver="nvme")
-    host.link("/sys/class/nvme-subsystem/nvme-subsys0/nvme0", host.directory(f"{nvme}/nvme/nvme0"))
+    subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0"
+    host.link("/sys/class/nvme-subsystem/nvme-subsys0", host.directory(subsystem))
+    host.link(f"{subsystem}/nvme0", host.directory(f"{nvme}/nvme/nvme0"))
     host.directory(f"{nvme}/nvme/nvme0/nvme0c0n1")
     host.disk("nvme0n1", "/sys/devices/virtual/nvme-subsystem/nvme-subsys0")
     host.mount(host.number_of("nvme0n1"), "/mnt/lab")

@@ -14,6 +14,16 @@ ROUTE_HEADER = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tM
 SWAPS_HEADER = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
 
+class _StrictTree(HostTree):
+    """One that is asked for links only where one step leads somewhere: in directories that are no links."""
+
+    def link(self, path: str) -> str | None:
+        directory = os.path.dirname(path)  # noqa: PTH120  a path of the host, not of this machine
+        real = self.real(directory)
+        assert real in {directory, None}, f"{directory} is {real}"  # None: it is not there
+        return super().link(path)
+
+
 class HostBuilder:
     """A host with nothing but an empty PCI bus, to which devices and their uses are added."""
 
@@ -38,7 +48,7 @@ class HostBuilder:
 
     @property
     def tree(self) -> HostTree:
-        return HostTree(self.root)
+        return _StrictTree(self.root)
 
     def uses(self) -> HostUses:
         return read_uses(self.tree)
@@ -66,8 +76,9 @@ class HostBuilder:
         self.write(path, self.at(path).read_bytes() + text.encode())
 
     def link(self, path: str, target: str) -> None:
+        """As the kernel writes it: relative to where its directory is, which may be reached by links itself."""
         self.directory(os.path.dirname(path))  # noqa: PTH120
-        self.at(path).symlink_to(os.path.relpath(self.at(target), self.at(path).parent))
+        self.at(path).symlink_to(os.path.relpath(self.at(target), self.at(path).parent.resolve()))
 
     def unreadable(self, path: str) -> None:
         """Make reading fail for root too: a link to itself cannot be opened (ELOOP)."""

@@ -131,12 +131,13 @@ def test_an_nvme_namespace_uses_its_controller(host: HostBuilder) -> None:
 
 
 def shared_namespace(host: HostBuilder) -> str:
-    """Two controllers of one subsystem; the mounted namespace 1 is reached by the first only."""
-    head = host.disk("nvme2n1", "/sys/devices/virtual/nvme-subsystem/nvme-subsys2")
-    host.link("/sys/class/nvme-subsystem/nvme-subsys2", "/sys/devices/virtual/nvme-subsystem/nvme-subsys2")
+    """Two controllers of one subsystem, and its mounted namespace 1."""
+    subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys2"
+    head = host.disk("nvme2n1", subsystem)
+    host.link("/sys/class/nvme-subsystem/nvme-subsys2", subsystem)
     for controller, slot in (("nvme0", "0000:00:04.0"), ("nvme1", "0000:00:05.0")):
         path = host.directory(f"/sys/devices/pci0000:00/{slot}/nvme/{controller}")
-        host.link(f"/sys/class/nvme-subsystem/nvme-subsys2/{controller}", path)
+        host.link(f"{subsystem}/{controller}", path)
     host.mount(host.number_of("nvme2n1"), "/")
     return head
 
@@ -144,13 +145,23 @@ def shared_namespace(host: HostBuilder) -> str:
 def test_a_shared_nvme_namespace_uses_the_controllers_that_reach_it(host: HostBuilder) -> None:
     head = shared_namespace(host)
     host.directory("/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme2c0n1")
-    assert host.uses().by_path.keys() == {head, "/sys/devices/pci0000:00/0000:00:04.0"}
+    uses = host.uses()
+    assert uses.by_path.keys() == {head, "/sys/devices/pci0000:00/0000:00:04.0"}
+    assert uses.shared == {head: ("/sys/devices/pci0000:00/0000:00:04.0",)}
 
 
 def test_all_controllers_of_a_shared_namespace_count_when_none_is_told(host: HostBuilder) -> None:
     head = shared_namespace(host)
     functions = {"/sys/devices/pci0000:00/0000:00:04.0", "/sys/devices/pci0000:00/0000:00:05.0"}
-    assert host.uses().by_path.keys() == {head, *functions}
+    uses = host.uses()
+    assert uses.by_path.keys() == {head, *functions}
+    assert uses.shared == {head: tuple(sorted(functions))}
+
+
+def test_a_controller_that_is_found_nowhere_makes_all_unknown(host: HostBuilder) -> None:
+    shared_namespace(host)
+    host.at("/sys/devices/pci0000:00/0000:00:05.0/nvme/nvme1").rmdir()
+    assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
 
 
 def test_a_gap_about_storage_is_a_gap_about_shared_nvme_controllers(host: HostBuilder) -> None:
