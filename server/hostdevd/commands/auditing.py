@@ -60,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
         directory = Path(given.state_dir or load({}, os.environ, named_file(given.config)).state_dir)
         show = _json if given.output == "json" else _line
         if given.output == "table":
-            print(_LINE.format("TIME", "OUTCOME", "CALLER", "GROUPS", "METHOD", "VM", "DEVICES", "REASON"))
+            print(_LINE.format("TIME", "OUTCOME", "CALLER", "GROUPS", "METHOD", "VM", "DEVICES", "DETAIL"))
         for row in _wanted(given, directory):
             print(show(row), flush=given.follow)
         sys.stdout.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -84,8 +83,8 @@ TEXT = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=40).map(lamb
 
 
 @pytest.fixture(scope="module")
-def whole_host() -> HostBuilder:
-    host = HostBuilder(Path(tempfile.mkdtemp()))
+def whole_host(tmp_path_factory: pytest.TempPathFactory) -> HostBuilder:
+    host = HostBuilder(tmp_path_factory.mktemp("host"))
     host.disk("sda", parent=LUN)
     host.stacked("dm-0", "sda", dm=("vg0-root", "LVM-1"))
     host.write(f"{host.stacked('loop0')}/loop/backing_file", "/dev/sda\n")

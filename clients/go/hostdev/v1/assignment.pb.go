@@ -472,8 +472,9 @@ type AssignmentDevice struct {
 	OriginalDriver *string `protobuf:"bytes,4,opt,name=original_driver,json=originalDriver,proto3,oneof" json:"original_driver,omitempty"`
 	// The driver that is bound now. Absent when none is.
 	CurrentDriver *string `protobuf:"bytes,5,opt,name=current_driver,json=currentDriver,proto3,oneof" json:"current_driver,omitempty"`
-	// Where the guest sees it, for example `0000:01:00.0`. Absent when it has no
-	// place in a running guest.
+	// Where it is in the running VM, for example `0000:01:00.0`, as libvirt counts
+	// the VM's buses; the guest's firmware may number them otherwise. Absent when it
+	// has no place in a running guest.
 	GuestAddress  *string `protobuf:"bytes,6,opt,name=guest_address,json=guestAddress,proto3,oneof" json:"guest_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -224,8 +224,9 @@ type Holder struct {
 	Via HolderVia `protobuf:"varint,9,opt,name=via,proto3,enum=hostdev.v1.HolderVia" json:"via,omitempty"`
 	// Whether the guest sees it.
 	Role HolderRole `protobuf:"varint,10,opt,name=role,proto3,enum=hostdev.v1.HolderRole" json:"role,omitempty"`
-	// Where the guest sees it, for example `0000:01:00.0`. Absent when it has no
-	// place in a running guest.
+	// Where it is in the running VM, for example `0000:01:00.0`, as libvirt counts
+	// the VM's buses; the guest's firmware may number them otherwise. Absent when it
+	// has no place in a running guest.
 	GuestAddress *string `protobuf:"bytes,11,opt,name=guest_address,json=guestAddress,proto3,oneof" json:"guest_address,omitempty"`
 	// The alias of the device in the VM's definition. Absent when it has none.
 	Alias *string `protobuf:"bytes,12,opt,name=alias,proto3,oneof" json:"alias,omitempty"`

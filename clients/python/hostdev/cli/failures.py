@@ -40,7 +40,8 @@ def report(error: HostdevApiError | Refusal, address: str) -> int:
     note(f"hostdevctl: {error.reason or error.code.name}: {_message(error, address)}")
     _tell_reasons(error.reasons, error.message)
     for violation in error.field_violations:
-        note(f"  {violation.field}: {violation.description}")
+        if violation.description not in error.message:
+            note(f"  {violation.field}: {violation.description}")
     if error.retry_after_s:
         note(f"  try again in {error.retry_after_s:g} s")
     return UNAVAILABLE if error.unreachable else REFUSED

@@ -35,7 +35,7 @@ def holders(
         found,
         (one.name for one in found),
         table(
-            ("DEVICE", "VM", "STATE", "HOLDS", "VIA", "ROLE", "IN THE GUEST", "SINCE", "ASSIGNMENT"),
+            ("DEVICE", "VM", "STATE", "HOLDS", "VIA", "ROLE", "IN THE VM", "SINCE", "ASSIGNMENT"),
             (
                 (
                     one.device,

@@ -26,7 +26,7 @@ def record_views(record: assignment_pb2.Assignment) -> Iterator[RenderableType]:
     where = f" ({scopes(record)})" if record.live or record.config else ""
     yield cell(Text.assemble(state(record), f"  {record.vm.name}, {lower(record.vm, 'state')}{where}  {record.name}"))
     yield table(
-        ("  DEVICE", "ROLE", "DRIVER NOW", "DRIVER BEFORE", "IN THE GUEST"),
+        ("  DEVICE", "ROLE", "DRIVER NOW", "DRIVER BEFORE", "IN THE VM"),
         (_device_row(device) for device in record.devices),
     )
     for condition in record.conditions:

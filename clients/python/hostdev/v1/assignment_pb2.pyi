@@ -300,8 +300,9 @@ class AssignmentDevice(_message.Message):
     current_driver: _builtins.str
     """The driver that is bound now. Absent when none is."""
     guest_address: _builtins.str
-    """Where the guest sees it, for example `0000:01:00.0`. Absent when it has no
-    place in a running guest.
+    """Where it is in the running VM, for example `0000:01:00.0`, as libvirt counts
+    the VM's buses; the guest's firmware may number them otherwise. Absent when it
+    has no place in a running guest.
     """
     def __init__(
         self,

@@ -149,8 +149,9 @@ class Holder(_message.Message):
     role: Global___HolderRole.ValueType
     """Whether the guest sees it."""
     guest_address: _builtins.str
-    """Where the guest sees it, for example `0000:01:00.0`. Absent when it has no
-    place in a running guest.
+    """Where it is in the running VM, for example `0000:01:00.0`, as libvirt counts
+    the VM's buses; the guest's firmware may number them otherwise. Absent when it
+    has no place in a running guest.
     """
     alias: _builtins.str
     """The alias of the device in the VM's definition. Absent when it has none."""

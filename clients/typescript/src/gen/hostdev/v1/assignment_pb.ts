@@ -185,8 +185,9 @@ export type AssignmentDevice = Message<"hostdev.v1.AssignmentDevice"> & {
   currentDriver?: string | undefined;
 
   /**
-   * Where the guest sees it, for example `0000:01:00.0`. Absent when it has no
-   * place in a running guest.
+   * Where it is in the running VM, for example `0000:01:00.0`, as libvirt counts
+   * the VM's buses; the guest's firmware may number them otherwise. Absent when it
+   * has no place in a running guest.
    *
    * @generated from field: optional string guest_address = 6;
    */
