@@ -161,6 +161,7 @@ def test_virtual_functions_come_and_go_and_their_parent_says_so(lab: LabHost) ->
     def is_new(device: device_pb2.Device) -> bool:
         return device.pci.phys_function.address == address
 
+    own = {item.name for item in api.eligible()[parent].affected}
     with watching(lab) as changes:
         for _ in changes.rounds(2, at_least=2):
             with virtual_functions(address, 2):
@@ -173,7 +174,7 @@ def test_virtual_functions_come_and_go_and_their_parent_says_so(lab: LabHost) ->
                 assert list(held.pci.virt_functions.addresses) == [function.pci.address for function in functions]
                 assert codes(held.eligibility.reasons) == ["HAS_CHILD_FUNCTIONS"]
                 one = api.eligible(include_ineligible=True)[parent]
-                assert {item.name for item in one.affected} == {function.name for function in functions}
+                assert {item.name for item in one.affected} == {*own, *(function.name for function in functions)}
                 functions = [api.device(function.name) for function in functions]
                 assert all(function.eligibility.available for function in functions)
                 groups = [api.group_of(function.name) for function in functions]
@@ -282,9 +283,11 @@ def test_an_nvme_controller_is_in_use_by_a_namespace_that_may_be_shared(lab: Lab
     assert (disk.type, disk.parent) == ("storage", "computer")
     with watching(lab) as changes:
         with mounted(disk.storage.block):
-            used = changes.until(UPSERT, lambda device: device.name == name and not device.eligibility.eligible)
-            assert codes(used.eligibility.reasons) == ["HOST_IN_USE"]
-            assert "/mnt/changes" in used.eligibility.reasons[0].message
+            changes.until(UPSERT, lambda device: device.name == name and not device.eligibility.eligible)
+            eventually(
+                lambda: [(reason.subject, reason.message) for reason in api.device(name).eligibility.reasons],
+                lambda told: told == [(disk.name, f"{disk.name} is mounted at /mnt/changes")],
+            )
             with refused("DEVICE_NOT_ELIGIBLE"):
                 api.attach("alpha", name)
             assert codes(api.plan("alpha", name).blockers) == ["HOST_IN_USE"]

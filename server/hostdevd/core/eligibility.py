@@ -214,8 +214,12 @@ def _has_child_functions(around: Surroundings, device: NodeDevice) -> Iterator[R
 
 
 def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
-    for user in (device, *around.graph.descendants(device.name)):
+    disks = around.graph.shared_disks(device)
+    theirs = {use for disk in disks for use in around.uses.get(disk.name, ())}
+    for user in (device, *around.graph.descendants(device.name), *disks):
         for use in around.uses.get(user.name, ()):
+            if user is device and use in theirs:
+                continue  # the disk itself says it better
             if use.kind is HostUseKind.PRIMARY_CONSOLE and _is_allowed(around, device):
                 continue
             text = _USE_TEXT[use.kind].format(use.detail).strip()

@@ -97,6 +97,18 @@ def test_what_the_host_uses_goes_to_the_user_its_ancestors_and_their_mates() -> 
     assert codes(mate, around=around) == ["GROUP_MEMBER_INELIGIBLE"]
 
 
+def test_a_use_of_a_shared_namespace_is_told_once_and_of_the_disk() -> None:
+    nvme, namespace = pci("0c:00.0", class_code=0x010802, group=7), disk("block", "computer", "/dev/nvme0n1")
+    graph = DeviceGraph([nvme, namespace])
+    graph.put_shared({str(namespace.path): (str(nvme.path),)})
+    uses = (HostUse(HostUseKind.MOUNT, "/"),)
+    told = [reason.subject for reason in reasons(Surroundings(graph, {"block": uses, nvme.name: uses}), nvme)]
+    assert told == ["block"]
+    # libvirt may not have listed the disk yet.
+    told = [reason.subject for reason in reasons(Surroundings(graph, {nvme.name: uses}), nvme)]
+    assert told == [nvme.name]
+
+
 def test_unknown_uses_refuse_what_they_may_be_about() -> None:
     nic, nvme, stick = pci("01:00.0"), pci("02:00.0", class_code=0x010802, group=2), usb("stick", 3)
     graph = DeviceGraph([nic, nvme, stick])
