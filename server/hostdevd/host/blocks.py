@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from hostdevd.host.sysfs import HostTree, Unreadable
@@ -17,6 +18,12 @@ SYS_BLOCK = "/sys/class/block"
 _VIRTUAL = "/sys/devices/virtual/block/"
 _NVME_HEAD = re.compile(r"(?P<subsystem>.*/nvme-subsystem/[^/]+)/nvme(?P<number>\d+)n(?P<namespace>\d+)")
 _NVME_CONTROLLER = re.compile(r"nvme\d+")
+_FABRICS = "/sys/devices/virtual/nvme-fabrics/"
+_FABRICS_DISK = re.compile(rf"(?P<controller>{_FABRICS}.*/nvme\d+)/nvme\d+n\d+")
+_FC_HOSTS = "/sys/class/fc_host"
+# host_traddr=nn-0x20000090fae0b5f5:pn-0x10000090fae0b5f5: the port of this host, which `port_name` has too.
+_FC_PORT = re.compile(r"host_traddr=[^,]*pn-(0x[0-9a-f]+)")
+_FUNCTION = re.compile(r"/sys/devices/.*/[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?=/)")
 
 
 class BlockGraph:
@@ -100,18 +107,25 @@ class BlockGraph:
         return {disk: functions for disk in disks if (functions := self._nvme_functions(disk))}
 
     def has_shared_namespaces(self) -> bool:
-        """Whether a disk of this host is an NVMe namespace that several controllers may share."""
+        """Whether a disk of this host is an NVMe namespace that several controllers may share, or a remote one."""
         subsystems = "/sys/class/nvme-subsystem"
-        return any(
+        return any((self.path(name) or "").startswith(_FABRICS) for name in self._tree.names(SYS_BLOCK)) or any(
             re.fullmatch(r"nvme\d+n\d+", entry)
             for subsystem in self._tree.names(subsystems)
             for entry in self._tree.names(f"{subsystems}/{subsystem}")
         )
 
     def _nvme_functions(self, path: str) -> frozenset[str]:
+        return frozenset().union(*map(self._functions, self._controllers(path)))
+
+    def _controllers(self, path: str) -> Iterable[str]:
+        """The sysfs paths of the NVMe controllers that reach a disk that lies below none of their PCI functions."""
+        remote = _FABRICS_DISK.fullmatch(path)
+        if remote is not None:
+            return [remote["controller"]]
         head = _NVME_HEAD.fullmatch(path)
         if head is None:
-            return frozenset()
+            return []
         # The directory itself, by the disk's own path: the entry in /sys/class is a link to it, and the controllers
         # in it are links from there.
         directory = head["subsystem"]
@@ -130,7 +144,21 @@ class BlockGraph:
             for name, where in controllers.items()
             if self._tree.exists(f"{where}/nvme{head['number']}c{name[4:]}n{head['namespace']}")
         }
-        return frozenset(controllers[name].rpartition("/nvme/")[0] or controllers[name] for name in ways or controllers)
+        return [controllers[name] for name in ways or controllers]
+
+    def _functions(self, controller: str) -> frozenset[str]:
+        """The PCI function of a controller; of a remote one, the adapter's that it is reached by."""
+        if not controller.startswith(_FABRICS):
+            return _function_of(controller)
+        if self._tree.value(f"{controller}/transport") != "fc":
+            return frozenset()  # reached by an interface that has an address, which is a use of its own
+        address = self._tree.value(f"{controller}/address")
+        told = _FC_PORT.search(address)
+        port = told[1] if told is not None else None
+        for host in self._tree.names(_FC_HOSTS):
+            if self._tree.value(f"{_FC_HOSTS}/{host}/port_name") == port:
+                return _function_of(self._tree.link(f"{_FC_HOSTS}/{host}") or "")
+        raise Unreadable(f"{controller}/address", f"{address!r} is the address of no Fibre Channel port of the host")
 
     def _behind_loop(self, name: str) -> tuple[str, ...]:
         backing = self._tree.value(f"{SYS_BLOCK}/{name}/loop/backing_file")
@@ -192,6 +220,12 @@ def block_paths(tree: HostTree, path: str) -> tuple[str, ...]:
     except Unreadable:
         own = graph.path(name)
         return (own,) if own else ()
+
+
+def _function_of(path: str) -> frozenset[str]:
+    """The sysfs path of the PCI function that this path is below; none where it is below none."""
+    found = _FUNCTION.match(path)
+    return frozenset({found[0]} if found is not None else ())
 
 
 def _is_name(name: str) -> bool:

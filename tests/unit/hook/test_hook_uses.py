@@ -133,6 +133,21 @@ def test_a_shared_nvme_namespace_is_in_use_by_its_controllers(host: GuardedHost)
     assert host.start(domain(taken)).refuses("0000:00:07.0", "/mnt/lab")
 
 
+def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> None:
+    adapter = host.card("0000:00:07.0", group=7, driver="lpfc")
+    host.write(f"{adapter}/host7/fc_host/host7/port_name", "0x10000090fae0b5f5\n")
+    host.link("/sys/class/fc_host/host7", f"{adapter}/host7/fc_host/host7")
+    remote = "/sys/devices/virtual/nvme-fabrics/ctl/nvme3"
+    host.write(f"{remote}/transport", "fc\n")
+    host.write(f"{remote}/address", "traddr=nn-0x1:pn-0x2,host_traddr=nn-0x3:pn-0x10000090fae0b5f5\n")
+    host.disk("nvme3n1", remote)
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    host.guard()
+    source = "<source><address domain='0x0' bus='0x0' slot='0x7' function='0x0'/></source>"
+    taken = f"<hostdev mode='subsystem' type='pci' managed='yes'>{source}</hostdev>"
+    assert host.start(domain(taken)).refuses("0000:00:07.0", "/srv")
+
+
 @pytest.mark.parametrize(
     ("use", "word"),
     [

@@ -89,7 +89,7 @@ class HostBuilder:
 
     def disk(self, name: str, parent: str = "/sys/devices/pci0000:00/0000:00:05.0/host0", udev: str = "") -> str:
         """A whole disk below a controller; its sysfs path."""
-        between = "" if parent.endswith(("nvme0", "nvme1")) or "nvme-subsys" in parent else "/block"
+        between = "" if parent.endswith(("nvme0", "nvme1")) or "/nvme-" in parent else "/block"
         return self._block(f"{parent}{between}/{name}", udev)
 
     def partition(self, disk: str, name: str, udev: str = "") -> str:

@@ -164,6 +164,58 @@ def test_a_controller_that_is_found_nowhere_makes_all_unknown(host: HostBuilder)
     assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
 
 
+REMOTE = "/sys/devices/virtual/nvme-fabrics/ctl/nvme3"
+ADAPTER = "/sys/devices/pci0000:00/0000:00:07.0/0000:08:00.1"
+
+
+def fibre_channel(host: HostBuilder, port: str = "0x10000090fae0b5f5") -> None:
+    """A controller reached by the second of two ports of an adapter."""
+    for number, name in ((7, "0x10000090fae0b5f4"), (8, port)):
+        at = f"{ADAPTER[:-1]}{number - 7}/host{number}/fc_host/host{number}"
+        host.write(f"{at}/port_name", f"{name}\n")
+        host.link(f"/sys/class/fc_host/host{number}", at)
+    host.write(f"{REMOTE}/transport", "fc\n")
+    host.write(
+        f"{REMOTE}/address",
+        "traddr=nn-0x200900a098d1f2e3:pn-0x200a00a098d1f2e3,host_traddr=nn-0x20000090fae0b5f5:pn-0x10000090fae0b5f5\n",
+    )
+
+
+def test_a_disk_over_fibre_channel_uses_the_port_that_it_is_reached_by(host: HostBuilder) -> None:
+    fibre_channel(host)
+    subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys3"
+    head = host.disk("nvme3n1", subsystem)
+    host.link(f"{subsystem}/nvme3", host.directory(REMOTE))
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    uses = host.uses()
+    assert uses.by_path.keys() == {head, ADAPTER}
+    assert uses.unknown == ()
+    assert uses.shared == {head: (ADAPTER,)}
+
+
+def test_a_disk_over_fibre_channel_without_a_subsystem_does_too(host: HostBuilder) -> None:
+    fibre_channel(host)
+    disk = host.disk("nvme3n1", REMOTE)
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    assert host.uses().by_path.keys() == {disk, ADAPTER}
+
+
+def test_a_remote_disk_over_tcp_is_no_pci_devices(host: HostBuilder) -> None:
+    host.write(f"{REMOTE}/transport", "tcp\n")
+    disk = host.disk("nvme3n1", REMOTE)
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    uses = host.uses()
+    assert uses.by_path.keys() == {disk}
+    assert uses.unknown == ()
+
+
+def test_a_port_that_is_not_found_makes_all_unknown(host: HostBuilder) -> None:
+    fibre_channel(host, port="0x10000090fae0b5ff")
+    host.disk("nvme3n1", REMOTE)
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
+
+
 def test_a_gap_about_storage_is_a_gap_about_shared_nvme_controllers(host: HostBuilder) -> None:
     shared_namespace(host)
     host.unreadable("/proc/1/mountinfo")
