@@ -186,6 +186,11 @@ def unit_host() -> Iterator[LabHost]:
     with grpc.insecure_channel(UNIT_ADDRESS) as channel:
         yield LabHost(Api(channel), UNIT_ADDRESS, UNIT_STATE)
     subprocess.run(["systemctl", "is-active", "--quiet", UNIT], check=True)
+    never_restarted()
+
+
+def never_restarted() -> None:
+    """That systemd did not have to start it again; asked before it is stopped or killed, as a start forgets it."""
     restarts = subprocess.run(
         ["systemctl", "show", "--value", "--property=NRestarts", UNIT], check=True, capture_output=True, text=True
     ).stdout.strip()

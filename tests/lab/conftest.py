@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hosts import LabHost, lab_host
+from hosts import BY_UNIT, UNIT, LabHost, lab_host
 from readiness import as_before, in_step, state_of
+
+from production.systemctl import systemctl
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,8 @@ def lab(served: LabHost) -> Iterator[LabHost]:
 
     Not only for the test's own sake: what it did to libvirtd must have been got over before the next one asks.
     """
+    if BY_UNIT:
+        systemctl("start", UNIT)  # a test that failed may have left it dead
     in_step(served.api)
     before = state_of(served.api)
     yield served

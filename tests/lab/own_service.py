@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 from api import EVENTUALLY_S, Api, eventually
-from hosts import BY_UNIT, UNIT, UNIT_ADDRESS, UNIT_STATE
+from hosts import BY_UNIT, UNIT, UNIT_ADDRESS, UNIT_STATE, never_restarted
 from readiness import in_step
 
 from production.systemctl import settings, shown, systemctl
@@ -75,8 +75,10 @@ class Lives:
 
     def _over(self, end: Callable[[], None]) -> Callable[[], None]:
         def ended() -> None:
-            end()
-            self.close()
+            try:
+                end()
+            finally:
+                self.close()
 
         return ended
 
@@ -115,10 +117,12 @@ def _unit() -> Iterator[Ends]:
     """The unit's, begun if it is dead, and left as the test leaves it: dead only for the next life to begin."""
 
     def kill() -> None:
+        never_restarted()
         systemctl("kill", "--kill-whom=main", "--signal=KILL", UNIT)
         eventually(lambda: shown("ActiveState"), lambda state: state == "failed")
 
     def stop() -> None:
+        never_restarted()
         systemctl("stop", UNIT)
         _is(shown("Result"), "success")
 

@@ -31,14 +31,18 @@ def main_pid() -> int:
 
 @contextmanager
 def settings(changed: str) -> Iterator[None]:
-    """The unit with other settings; what runs is not started anew."""
+    """The unit with other settings, those around it left out; what runs is not started anew."""
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    before = DROP_IN.read_text() if DROP_IN.exists() else None
     DROP_IN.write_text(f"[Service]\n{changed}\n")
     try:
         systemctl("daemon-reload")
         yield
     finally:
-        DROP_IN.unlink()
+        if before is None:
+            DROP_IN.unlink()
+        else:
+            DROP_IN.write_text(before)
         systemctl("daemon-reload")
 
 

@@ -48,7 +48,9 @@ def find_block_uses(tree: HostTree, findings: Findings) -> None:
             _file_systems(tree, graph, findings)
         with findings.source(_STORAGE, "btrfs members"):
             _btrfs(tree, graph, findings)
-        findings.shared = graph.shared_namespaces()
+        for disk in graph.disk_paths():
+            with findings.source(_STORAGE, f"the controllers of {disk}"):
+                findings.share(disk, graph.functions(disk))
         for name in numbers.values():
             with findings.source(_STORAGE, f"holders of {name}"):
                 _holders(tree, graph, name, findings)

@@ -10,11 +10,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from hostdevd.host.sysfs import HostTree, Unreadable
 
 SYS_BLOCK = "/sys/class/block"
+_BACKED = {"loop": "loop/backing_file", "zram": "backing_dev"}
 _VIRTUAL = "/sys/devices/virtual/block/"
 _NVME_HEAD = re.compile(r"(?P<subsystem>.*/nvme-subsystem/[^/]+)/nvme(?P<number>\d+)n(?P<namespace>\d+)")
 _NVME_CONTROLLER = re.compile(r"nvme\d+")
@@ -22,7 +24,8 @@ _FABRICS = "/sys/devices/virtual/nvme-fabrics/"
 _FABRICS_DISK = re.compile(rf"(?P<controller>{_FABRICS}.*/nvme\d+)/nvme\d+n\d+")
 _FC_HOSTS = "/sys/class/fc_host"
 # host_traddr=nn-0x20000090fae0b5f5:pn-0x10000090fae0b5f5: the port of this host, which `port_name` has too.
-_FC_PORT = re.compile(r"host_traddr=[^,]*pn-(0x[0-9a-f]+)")
+# As whoever connected it wrote it: in capitals, without 0x.
+_FC_PORT = re.compile(r"host_traddr=[^,]*pn-(?:0x)?([0-9a-fA-F]+)")
 _FUNCTION = re.compile(r"/sys/devices/.*/[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?=/)")
 
 
@@ -68,8 +71,8 @@ class BlockGraph:
         whole = self.whole(name)
         if whole not in self._slaves:
             below = self._tree.names(f"{SYS_BLOCK}/{whole}/slaves")
-            if whole.startswith("loop"):
-                below += self._behind_loop(whole)
+            if whole.startswith(tuple(_BACKED)):
+                below += self._behind(whole)
             self._slaves[whole] = below
         return self._slaves[whole]
 
@@ -89,34 +92,43 @@ class BlockGraph:
         """
         if name not in self._disks:
             self._disks[name] = frozenset()  # ends a loop of links, which the kernel does not make
-            below = self.slaves(name)
-            self._disks[name] = (
-                frozenset[str]().union(*map(self.disks, below)) if below else self._bottom(self.whole(name))
-            )
+            try:
+                below = self.slaves(name)
+                self._disks[name] = (
+                    frozenset[str]().union(*map(self.disks, below)) if below else self._bottom(self.whole(name))
+                )
+            except Unreadable:
+                del self._disks[name]  # else the next who asks would be told of none
+                raise
         return self._disks[name]
 
     def _bottom(self, disk: str) -> frozenset[str]:
         path = self.path(disk)
         if path is None:
             return frozenset()
-        return frozenset({path, *self._nvme_functions(path)})
+        functions = frozenset[str]()
+        with suppress(
+            Unreadable
+        ):  # whoever asks for all of them is told of the gap; the disk itself is used all the same
+            functions = self.functions(path)
+        return frozenset({path, *functions})
 
-    def shared_namespaces(self) -> dict[str, frozenset[str]]:
-        """The sysfs paths of the PCI functions that reach a disk that lies below none of them, by the disk's."""
-        disks = filter(None, map(self.path, self._tree.require_names(SYS_BLOCK)))
-        return {disk: functions for disk in disks if (functions := self._nvme_functions(disk))}
+    def disk_paths(self) -> Iterable[str]:
+        """The sysfs paths of all block devices."""
+        return filter(None, map(self.path, self._tree.require_names(SYS_BLOCK)))
+
+    def functions(self, disk: str) -> frozenset[str]:
+        """The sysfs paths of the PCI functions that reach an NVMe disk which lies below none of them; `Unreadable`."""
+        return frozenset[str]().union(*map(self._functions, self._controllers(disk)))
 
     def has_shared_namespaces(self) -> bool:
         """Whether a disk of this host is an NVMe namespace that several controllers may share, or a remote one."""
         subsystems = "/sys/class/nvme-subsystem"
-        return any((self.path(name) or "").startswith(_FABRICS) for name in self._tree.names(SYS_BLOCK)) or any(
+        return any(path.startswith(_FABRICS) for path in self.disk_paths()) or any(
             re.fullmatch(r"nvme\d+n\d+", entry)
             for subsystem in self._tree.names(subsystems)
             for entry in self._tree.names(f"{subsystems}/{subsystem}")
         )
-
-    def _nvme_functions(self, path: str) -> frozenset[str]:
-        return frozenset().union(*map(self._functions, self._controllers(path)))
 
     def _controllers(self, path: str) -> Iterable[str]:
         """The sysfs paths of the NVMe controllers that reach a disk that lies below none of their PCI functions."""
@@ -132,11 +144,8 @@ class BlockGraph:
         controllers = {}
         for name in filter(_NVME_CONTROLLER.fullmatch, self._tree.names(directory)):
             where = self._tree.link(f"{directory}/{name}")
-            if where is None:
-                continue  # it has just gone
-            if not self._tree.exists(where):
-                raise Unreadable(f"{directory}/{name}", "leads nowhere")
-            controllers[name] = where
+            if where is not None:
+                controllers[name] = where  # of one that is gone the link stays while somebody has it open
         # nvme0c1n3: namespace 3 of subsystem 0 by way of controller 1. A subsystem's controllers need not
         # have all its namespaces; where that is not told, all of them count.
         ways = {
@@ -154,14 +163,15 @@ class BlockGraph:
             return frozenset()  # reached by an interface that has an address, which is a use of its own
         address = self._tree.value(f"{controller}/address")
         told = _FC_PORT.search(address)
-        port = told[1] if told is not None else None
-        for host in self._tree.names(_FC_HOSTS):
-            if self._tree.value(f"{_FC_HOSTS}/{host}/port_name") == port:
+        port = int(told[1], 16) if told is not None else None
+        for host in self._tree.names(_FC_HOSTS) if port is not None else ():
+            if _number(self._tree.value(f"{_FC_HOSTS}/{host}/port_name")) == port:
                 return _function_of(self._tree.link(f"{_FC_HOSTS}/{host}") or "")
         raise Unreadable(f"{controller}/address", f"{address!r} is the address of no Fibre Channel port of the host")
 
-    def _behind_loop(self, name: str) -> tuple[str, ...]:
-        backing = self._tree.value(f"{SYS_BLOCK}/{name}/loop/backing_file")
+    def _behind(self, name: str) -> tuple[str, ...]:
+        """What sysfs names in a file and not among `slaves`."""
+        backing = self._tree.value(f"{SYS_BLOCK}/{name}/{_BACKED[name.rstrip('0123456789')]}")
         below = self.named(backing) if backing.startswith("/dev/") else None
         return (below,) if below else ()
 
@@ -226,6 +236,13 @@ def _function_of(path: str) -> frozenset[str]:
     """The sysfs path of the PCI function that this path is below; none where it is below none."""
     found = _FUNCTION.match(path)
     return frozenset({found[0]} if found is not None else ())
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return None
 
 
 def _is_name(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from hostdevd.core.model import HostUse, HostUseKind, HostUses
@@ -19,8 +19,7 @@ class Findings:
         self._uses: dict[str, dict[HostUseKind, dict[str, None]]] = {}
         self._weak: dict[str, dict[HostUseKind, dict[str, None]]] = {}
         self._unknown: dict[tuple[str, str], None] = {}
-        self.shared: Mapping[str, Collection[str]] = {}
-        """See `HostUses.shared`."""
+        self._shared: dict[str, Collection[str]] = {}
 
     def add(self, paths: Iterable[str], kind: HostUseKind, detail: str = "", *, weak: bool = False) -> None:
         """A use of the devices at these sysfs paths.
@@ -31,6 +30,11 @@ class Findings:
         uses = self._weak if weak else self._uses
         for path in paths:
             uses.setdefault(path, {}).setdefault(kind, {})[printable(detail)] = None
+
+    def share(self, disk: str, functions: Collection[str]) -> None:
+        """The PCI functions, if any, that reach a disk which lies below none of them (`HostUses.shared`)."""
+        if functions:
+            self._shared[disk] = functions
 
     def unknown(self, device_type: str, message: str) -> None:
         """What could not be read, and which type of device it may be in use by."""
@@ -60,7 +64,7 @@ class Findings:
                 for kind in HostUseKind
                 for detail in _shortened(strong.get(kind) or weak.get(kind) or {})
             )
-        shared = {disk: tuple(sorted(functions)) for disk, functions in sorted(self.shared.items())}
+        shared = {disk: tuple(sorted(functions)) for disk, functions in sorted(self._shared.items())}
         return HostUses(by_path=by_path, unknown=tuple(self._unknown), shared=shared)
 
 

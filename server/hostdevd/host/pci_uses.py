@@ -14,6 +14,10 @@ from hostdevd.host.findings import Findings
 from hostdevd.host.sysfs import HostTree
 
 _PCI = "pci"
+_NET = "net"
+_CARRIERS = ("/sys/bus/usb/devices", "/sys/bus/auxiliary/devices")
+"""Whose interfaces lie deeper below a PCI function: a USB adapter's, and those of a network card's sub functions."""
+_LENT = "(its interface is in another network namespace)"
 _SHARES = frozenset({"9pnet_virtio", "virtiofs", "virtio_fs"})
 _SCREEN = re.compile(r"fb\d+|card\d+")
 
@@ -34,6 +38,8 @@ def find_pci_uses(tree: HostTree, findings: Findings) -> None:
                 _user_space(tree, function, findings)
                 _lent_interface(tree, function, findings)
                 _shared_directory(tree, function, findings)
+    with findings.source(_NET, "interfaces of USB devices and sub functions"):
+        _lent_interfaces_below(tree, findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +120,20 @@ def _lent_interface(tree: HostTree, function: _Function, findings: Findings) -> 
     """
     own = [f"{function.path}/net"] if "net" in function.names else []
     for directory in (*own, *(f"{device}/net" for device in function.virtio)):
-        if tree.exists(directory) and not tree.names(directory):
-            findings.add(
-                (function.path,), HostUseKind.GLOBAL_ADDRESS, "(its interface is in another network namespace)"
-            )
+        if _is_left(tree, directory):
+            findings.add((function.path,), HostUseKind.GLOBAL_ADDRESS, _LENT)
+
+
+def _lent_interfaces_below(tree: HostTree, findings: Findings) -> None:
+    for bus in _CARRIERS:
+        for name in tree.names(bus):
+            path = tree.link(f"{bus}/{name}")
+            if path is not None and _is_left(tree, f"{path}/net"):
+                findings.add((path,), HostUseKind.GLOBAL_ADDRESS, _LENT)
+
+
+def _is_left(tree: HostTree, directory: str) -> bool:
+    return tree.exists(directory) and not tree.names(directory)
 
 
 def _shared_directory(tree: HostTree, function: _Function, findings: Findings) -> None:

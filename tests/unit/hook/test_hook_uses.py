@@ -69,13 +69,11 @@ def test_what_a_guest_wrote_on_its_disk_keeps_it_from_nothing(lun: GuardedHost, 
     assert lun.start(domain(scsi())).passes()
 
 
-@pytest.mark.parametrize(("fault", "words"), [(errno.EBUSY, ["open on the host as zfs_member"]), (errno.ENXIO, [])])
-def test_a_pool_that_the_host_has_open_is_a_use(
-    lun: GuardedHost, monkeypatch: pytest.MonkeyPatch, fault: int, words: list[str]
-) -> None:
-    """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
-    lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
-    monkeypatch.setenv("HOSTDEVD_GUARD_ROOT", str(lun.root))
+def refusals(
+    host: GuardedHost, xml: str, fault: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], list[tuple[str, int]]]:
+    """What the hook says when every exclusive opening fails so, and what it opened."""
+    monkeypatch.setenv("HOSTDEVD_GUARD_ROOT", str(host.root))
     hook = runpy.run_path(str(HOOK))
     opened = []
 
@@ -84,7 +82,16 @@ def test_a_pool_that_the_host_has_open_is_a_use(
         raise OSError(fault, "refused")
 
     monkeypatch.setattr(os, "open", refuse)
-    said = list(hook["Guard"](hook["parse"](domain(scsi()).encode())).refusals())
+    return list(hook["Guard"](hook["parse"](xml.encode())).refusals()), opened
+
+
+@pytest.mark.parametrize(("fault", "words"), [(errno.EBUSY, ["open on the host as zfs_member"]), (errno.ENXIO, [])])
+def test_a_pool_that_the_host_has_open_is_a_use(
+    lun: GuardedHost, monkeypatch: pytest.MonkeyPatch, fault: int, words: list[str]
+) -> None:
+    """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
+    lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
+    said, opened = refusals(lun, domain(scsi()), fault, monkeypatch)
     assert opened == [(str(lun.at("/dev/sdb")), os.O_EXCL)]
     assert [word for word in words if word in said[0]] == words
     assert len(said) == len(words)
@@ -133,6 +140,21 @@ def test_a_shared_nvme_namespace_is_in_use_by_its_controllers(host: GuardedHost)
     assert host.start(domain(taken)).refuses("0000:00:07.0", "/mnt/lab")
 
 
+def test_a_pool_on_a_shared_namespace_is_a_use_of_its_controller(
+    host: GuardedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvme = host.card("0000:00:07.0", group=7, driver="nvme")
+    subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0"
+    host.disk("nvme0n1", subsystem)
+    host.link(f"{subsystem}/nvme0", host.directory(f"{nvme}/nvme/nvme0"))
+    host.write(f"/run/udev/data/b{host.number_of('nvme0n1')}", "E:ID_FS_TYPE=zfs_member\n")
+    host.guard()
+    source = "<source><address domain='0x0' bus='0x0' slot='0x7' function='0x0'/></source>"
+    taken = f"<hostdev mode='subsystem' type='pci' managed='yes'>{source}</hostdev>"
+    said, _ = refusals(host, domain(taken), errno.EBUSY, monkeypatch)
+    assert "is open on the host as zfs_member" in "".join(said)
+
+
 def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> None:
     adapter = host.card("0000:00:07.0", group=7, driver="lpfc")
     host.write(f"{adapter}/host7/fc_host/host7/port_name", "0x10000090fae0b5f5\n")
@@ -170,6 +192,14 @@ def test_an_interface_in_use(host: GuardedHost, use: object, word: str) -> None:
 
 def test_an_interface_lent_to_a_container(host: GuardedHost) -> None:
     host.directory("/sys/devices/pci0000:00/0000:00:03.0/net")
+    host.guard({ALIAS: NIC_KEY})
+    assert host.start(domain(pci())).refuses("another network namespace")
+
+
+def test_an_interface_of_a_sub_function_lent_to_a_container(host: GuardedHost) -> None:
+    sub_function = "/sys/devices/pci0000:00/0000:00:03.0/mlx5_core.sf.4"
+    host.link("/sys/bus/auxiliary/devices/mlx5_core.sf.4", host.directory(sub_function))
+    host.directory(f"{sub_function}/net")
     host.guard({ALIAS: NIC_KEY})
     assert host.start(domain(pci())).refuses("another network namespace")
 

@@ -158,10 +158,16 @@ def test_all_controllers_of_a_shared_namespace_count_when_none_is_told(host: Hos
     assert uses.shared == {head: tuple(sorted(functions))}
 
 
-def test_a_controller_that_is_found_nowhere_makes_all_unknown(host: HostBuilder) -> None:
-    shared_namespace(host)
+def test_a_controller_that_is_gone_hides_nothing(host: HostBuilder) -> None:
+    """Its link stays in the subsystem for as long as somebody has /dev/nvme1 open."""
+    head = shared_namespace(host)
+    host.directory("/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme2c0n1")
     host.at("/sys/devices/pci0000:00/0000:00:05.0/nvme/nvme1").rmdir()
-    assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
+    sda = host.disk("sda")
+    host.stacked("md0", "sda")
+    uses = host.uses()
+    assert uses.by_path.keys() == {head, "/sys/devices/pci0000:00/0000:00:04.0", sda}
+    assert (uses.unknown, uses.shared) == ((), {head: ("/sys/devices/pci0000:00/0000:00:04.0",)})
 
 
 REMOTE = "/sys/devices/virtual/nvme-fabrics/ctl/nvme3"
@@ -209,11 +215,30 @@ def test_a_remote_disk_over_tcp_is_no_pci_devices(host: HostBuilder) -> None:
     assert uses.unknown == ()
 
 
-def test_a_port_that_is_not_found_makes_all_unknown(host: HostBuilder) -> None:
-    fibre_channel(host, port="0x10000090fae0b5ff")
-    host.disk("nvme3n1", REMOTE)
+def test_a_port_may_be_written_otherwise(host: HostBuilder) -> None:
+    fibre_channel(host)
+    host.write(f"{REMOTE}/address", "traddr=nn-0x1:pn-0x2,host_traddr=nn-20000090FAE0B5F5:pn-10000090FAE0B5F5,x=y\n")
+    disk = host.disk("nvme3n1", REMOTE)
     host.mount(host.number_of("nvme3n1"), "/srv")
-    assert {kind for kind, _ in host.uses().unknown} == {"storage", "pci"}
+    assert host.uses().by_path.keys() == {disk, ADAPTER}
+
+
+def test_a_port_that_is_not_found_makes_all_unknown_and_hides_nothing(host: HostBuilder) -> None:
+    fibre_channel(host, port="0x10000090fae0b5ff")
+    disk, sda = host.disk("nvme3n1", REMOTE), host.disk("sda")
+    host.stacked("md0", "sda")
+    host.mount(host.number_of("nvme3n1"), "/srv")
+    uses = host.uses()
+    assert {kind for kind, _ in uses.unknown} == {"storage", "pci"}
+    assert uses.by_path.keys() == {disk, sda}
+    assert block_paths(host.tree, "/dev/nvme3n1") == (disk,)
+
+
+def test_the_disk_behind_a_compressed_swap_is_used(host: HostBuilder) -> None:
+    sda = host.disk("sda")
+    host.write(f"{host.stacked('zram0')}/backing_dev", "/dev/sda\n")
+    host.append("/proc/swaps", "/dev/zram0\tpartition\t1048572\t0\t100\n")
+    assert kinds(host.uses_of(sda)) == {("SWAP", "/dev/zram0"), ("DM_HOLDER", "zram0")}
 
 
 def test_a_gap_about_storage_is_a_gap_about_shared_nvme_controllers(host: HostBuilder) -> None:

@@ -70,6 +70,22 @@ def test_an_interface_lent_to_another_namespace_is_a_use(host: HostBuilder) -> N
 
 
 @pytest.mark.parametrize(
+    ("bus", "carrier"),
+    [
+        ("usb", "0000:00:14.0/usb1/1-1/1-1:1.0"),
+        ("auxiliary", "0000:03:00.0/mlx5_core.sf.4"),
+    ],
+)
+def test_an_interface_lent_from_deeper_below_is_a_use(host: HostBuilder, bus: str, carrier: str) -> None:
+    path = host.directory(f"/sys/devices/pci0000:00/{carrier}")
+    host.link(f"/sys/bus/{bus}/devices/{carrier.rpartition('/')[2]}", path)
+    host.directory(f"{path}/net/eth7")
+    assert host.uses_of(path) == ()
+    host.at(f"{path}/net/eth7").rmdir()
+    assert [use.kind for use in host.uses_of(path)] == [HostUseKind.GLOBAL_ADDRESS]
+
+
+@pytest.mark.parametrize(
     ("driver", "tag", "uses"),
     [
         ("9pnet_virtio", "root", [HostUse(HostUseKind.MOUNT, "(shared directory root)")]),
