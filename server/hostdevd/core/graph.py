@@ -28,7 +28,8 @@ class DeviceGraph:
         self._children: MultiMap[str, str] = MultiMap()
         self._iommu: MultiMap[int, str] = MultiMap()
         self._by_source: MultiMap[DeviceSource, str] = MultiMap()
-        self._by_path: dict[str, str] = {}
+        # Two for a moment while libvirt gives a device another name: the last to come may be the first to go.
+        self._by_path: MultiMap[str, str] = MultiMap()
         self._by_interface: MultiMap[str, str] = MultiMap()
         self._of_function: MultiMap[PciAddress, str] = MultiMap()
         self._by_type: MultiMap[str, str] = MultiMap()
@@ -58,7 +59,7 @@ class DeviceGraph:
         for source in sources_of(device):
             self._by_source.add(source, device.name)
         if device.path:
-            self._by_path[device.path] = device.name
+            self._by_path.add(device.path, device.name)
         if isinstance(device.facts, NetFacts):
             self._by_interface.add(device.facts.interface, device.name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
@@ -95,8 +96,8 @@ class DeviceGraph:
             self._members_sorted.pop(group, None)
         for source in sources_of(device):
             self._by_source.discard(source, name)
-        if device.path and self._by_path.get(device.path) == name:
-            del self._by_path[device.path]
+        if device.path:
+            self._by_path.discard(device.path, name)
         if isinstance(device.facts, NetFacts):
             self._by_interface.discard(device.facts.interface, name)
         if isinstance(device.facts, PciFacts) and device.facts.phys_function is not None:
@@ -176,9 +177,8 @@ class DeviceGraph:
     def by_path(self, path: str) -> str | None:
         """The device whose sysfs path is `path` or the nearest one above it."""
         while path and path != "/":
-            name = self._by_path.get(path)
-            if name is not None:
-                return name
+            if path in self._by_path:
+                return min(self._by_path.get(path))
             path = path.rpartition("/")[0]
         return None
 
@@ -220,7 +220,7 @@ class DeviceGraph:
         return tuple(self._at_paths(self._disks_of.get(function.path)) if function.path else ())
 
     def _at_paths(self, paths: Iterable[str]) -> Iterator[NodeDevice]:
-        return (self._nodes[name] for path in sorted(paths) if (name := self._by_path.get(path)) is not None)
+        return (self._nodes[name] for path in sorted(paths) for name in sorted(self._by_path.get(path)))
 
     # --- what the rules ask about one device ---------------------------------------------------------
 

@@ -29,3 +29,17 @@ def test_children_and_types_are_those_of_a_graph_built_anew(steps: list[tuple[st
         names = [f"d{number}" for number in range(6)]
         assert [graph.children(one) for one in names] == [anew.children(one) for one in names]
         assert [graph.of_type(one) for one in ("pci", "net")] == [anew.of_type(one) for one in ("pci", "net")]
+
+
+def test_a_path_that_two_names_share_stays_with_the_one_that_stays() -> None:
+    """libvirt names a disk anew when udev knows its serial, and the old name may be read last."""
+    named = NodeDevice("block_sda_SERIAL", "storage", "computer", "/sys/devices/virtual/sda")
+    nameless = replace(named, name="block_sda")
+    graph = DeviceGraph([named, nameless])
+    graph.remove(nameless.name)
+    assert graph.by_path("/sys/devices/virtual/sda/sda1") == named.name
+    graph.put(nameless)
+    graph.remove(named.name)
+    assert graph.by_path("/sys/devices/virtual/sda") == nameless.name
+    graph.remove(nameless.name)
+    assert graph.by_path("/sys/devices/virtual/sda") is None
