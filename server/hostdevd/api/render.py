@@ -44,6 +44,7 @@ class Renderer:
         self._host = ""
         """The host's name in them."""
         self._affected: dict[str, bytes] = {}
+        self._shared = store.graph.shared_revision
         self._shown = store.revision
         self._changed = asyncio.Event()
         store.on_commit.append(self._on_commit)
@@ -67,6 +68,9 @@ class Renderer:
 
     def affected_entries(self, view: DeviceView) -> bytes:
         """What goes with a device now, as field 2 of an `EligibleDevice`."""
+        if self._shared != self._store.graph.shared_revision:
+            self._shared = self._store.graph.shared_revision
+            self._affected.clear()
         known = self._affected.get(view.name)
         if known is None:
             with_it = self.affected(affected(self._store.graph, view.node))

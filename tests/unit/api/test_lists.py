@@ -14,6 +14,8 @@ from hostdevd.api.render import Renderer
 from hostdevd.api.service import HostDeviceService
 from hostdevd.api.watch import Hub
 from hostdevd.core.caller import LOOPBACK, Caller
+from hostdevd.core.history import ChangeSource
+from hostdevd.core.model import HostUses
 from hostdevd.core.roles import Roles
 from unit.core.rig import Machine, Shape, machine, until
 
@@ -102,3 +104,22 @@ async def test_a_holder_is_found_by_the_uid_of_a_device_that_is_gone_while_an_op
         request = service_pb2.ListHoldersRequest(devices=[held.uid])
         answer = service_pb2.ListHoldersResponse.FromString(await service.ListHolders(request, None))  # type: ignore[arg-type]
         assert [holder.uid for holder in answer.holders] == [held.uid]
+
+
+async def test_a_disk_that_a_function_begins_to_reach_is_affected_in_the_next_list(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        service, store = service_of(m), m.core.store
+        function, disk = m.node("nic_single"), next(v.node for v in store.devices.values() if v.node.type == "storage")
+        assert function.path is not None
+        assert disk.path is not None
+
+        async def lost() -> set[str]:
+            request = service_pb2.ListEligibleRequest(include_ineligible=True)
+            found = {one.device.name: one for one in (await eligible(service, request)).eligible_devices}
+            return {one.name for one in found[function.name].affected}
+
+        before = await lost()
+        for shared, more in (({disk.path: (function.path,)}, {disk.name}), ({}, set[str]())):
+            with store.change(ChangeSource.EVENT):
+                store.put_uses(HostUses(shared=shared))
+            assert await lost() == before | more
