@@ -44,7 +44,6 @@ class Renderer:
         self._host = ""
         """The host's name in them."""
         self._affected: dict[str, bytes] = {}
-        self._shared = store.graph.shared_revision
         self._shown = store.revision
         self._changed = asyncio.Event()
         store.on_commit.append(self._on_commit)
@@ -68,9 +67,6 @@ class Renderer:
 
     def affected_entries(self, view: DeviceView) -> bytes:
         """What goes with a device now, as field 2 of an `EligibleDevice`."""
-        if self._shared != self._store.graph.shared_revision:
-            self._shared = self._store.graph.shared_revision
-            self._affected.clear()
         known = self._affected.get(view.name)
         if known is None:
             with_it = self.affected(affected(self._store.graph, view.node))
@@ -275,9 +271,11 @@ class Renderer:
 
 
 def _has_moved(change: Change[DeviceView]) -> bool:
-    """Whether a device came, went, or is described anew: what others say of it may be another thing then."""
+    """Whether a device came, went, is described anew or reaches other disks: what others say of it may change then."""
     before, after = change.before, change.after
-    return before is None or after is None or before.node is not after.node or before.uid != after.uid
+    if before is None or after is None:
+        return True
+    return before.node is not after.node or before.uid != after.uid or before.reaches != after.reaches
 
 
 def vm_ref(vm: Vm) -> holder_pb2.VmRef:

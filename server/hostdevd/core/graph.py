@@ -36,8 +36,6 @@ class DeviceGraph:
         # By path, as one may be known before the other is.
         self._disks_of: MultiMap[str, str] = MultiMap()
         self._functions_of: Mapping[str, tuple[str, ...]] = {}
-        self.shared_revision = 0
-        """Another number whenever other disks are shared, or by others: what is derived of that is old then."""
         # In order, as they are asked for again and again; kept in order, or dropped, when a device comes or goes.
         self._children_sorted: dict[str, tuple[str, ...]] = {}
         self._members_sorted: dict[int, tuple[NodeDevice, ...]] = {}
@@ -211,7 +209,6 @@ class DeviceGraph:
         before, now = _pairs(self._functions_of), _pairs(functions_of)
         if before == now:
             return set()
-        self.shared_revision += 1
         self._functions_of = functions_of
         self._disks_of = MultiMap()
         for disk, function in now:

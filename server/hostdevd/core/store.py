@@ -678,6 +678,7 @@ class Store:
             node=node,
             uid=self._identities.uid(node.name),
             children=self.graph.children(node.name),
+            reaches=tuple(disk.name for disk in self.graph.shared_disks(node)),
             driver=state.driver if state.present else node.driver,
             host_driver=around.drivers.get(node.name),
             group=self._group_uid_of(node),

@@ -28,6 +28,8 @@ class DeviceView:
     host_uses: tuple[HostUse, ...]
     holders: tuple[Holder, ...]
     host_driver: str | None = None
+    reaches: tuple[str, ...] = ()
+    """Disks that go with it and lie elsewhere in the tree (`DeviceGraph.shared_disks`)."""
     revision: int = field(compare=False, default=0)
 
     @property
