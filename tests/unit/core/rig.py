@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,10 @@ async def machine(
 
 
 async def until(machine: Machine, holds: object) -> None:
-    """Wait until a condition of the store holds: it is looked at after every commit."""
+    """Wait until a condition of the store holds: it is looked at after every commit, and now and then besides.
+
+    What is derived again and is as before is no commit.
+    """
     assert callable(holds)
     changed = asyncio.Event()
     listener = lambda _: changed.set()  # noqa: E731  added and removed as one thing
@@ -169,7 +172,8 @@ async def until(machine: Machine, holds: object) -> None:
     try:
         async with asyncio.timeout(20):
             while not holds():
-                await changed.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), 0.05)
                 changed.clear()
     finally:
         machine.core.store.on_commit.remove(listener)
