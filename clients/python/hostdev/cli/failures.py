@@ -40,7 +40,7 @@ def report(error: HostdevApiError | Refusal, address: str) -> int:
     note(f"hostdevctl: {error.reason or error.code.name}: {_message(error, address)}")
     _tell_reasons(error.reasons, error.message)
     for violation in error.field_violations:
-        if violation.description not in error.message:
+        if violation.field not in error.message or violation.description not in error.message:
             note(f"  {violation.field}: {violation.description}")
     if error.retry_after_s:
         note(f"  try again in {error.retry_after_s:g} s")
