@@ -95,6 +95,7 @@ def test_nobody_gets_in_without_a_certificate_of_the_authority_and_a_name_in_it(
         assert code_of(address, authority, authority.issue("client", "DNS:a.example")) is grpc.StatusCode.OK
         assert code_of(address, authority, None) is grpc.StatusCode.UNAVAILABLE
         assert code_of(address, authority, other.issue("stranger", "DNS:a.example")) is grpc.StatusCode.UNAVAILABLE
+        until_logged(service, "a client was turned away before its first call")
         nameless = authority.issue("nameless")
         assert code_of(address, authority, nameless) is grpc.StatusCode.UNAUTHENTICATED
         with grpc.insecure_channel(address) as plain, pytest.raises(grpc.RpcError):

@@ -25,7 +25,7 @@ _USE_TEXT = {
     "SWAP": "is used as swap",
     "LVM_PV": "is a physical volume of LVM group {}",
     "MD_MEMBER": "is a member of the RAID array {}",
-    "DM_HOLDER": "is below the device-mapper device {}",
+    "DM_HOLDER": "is claimed by {}",
     "ZFS_MEMBER": "is a member of the ZFS pool {}",
     "BTRFS_MEMBER": "is a member of the btrfs file system {}",
     "MULTIPATH_MEMBER": "is a path of the multipath device {}",

@@ -35,7 +35,7 @@ PAUSE_S = 0.5
 TOLD_EVERY_S = 60.0
 """How often the log says the same of the same visitor."""
 _KEPT = 1024
-"""Of whom the log has told; then all of them are forgotten."""
+"""Of how many the log tells within that time; all others are told of as if they were one."""
 _STRANGERS = 8
 """One connection in so many may be one by TLS that has not shown yet who it is from."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
@@ -274,17 +274,22 @@ class Front:
 
     def _tell(self, about: str, event: str, **facts: object) -> None:
         now = self._loop.time()
+        if len(self._told_at) >= _KEPT and about not in self._told_at:
+            self._told_at = {one: at for one, at in self._told_at.items() if now - at < TOLD_EVERY_S}
+            if len(self._told_at) >= _KEPT:
+                about = "others"
         if now - self._told_at.get(about, -TOLD_EVERY_S) < TOLD_EVERY_S:
             return
-        if len(self._told_at) >= _KEPT:
-            self._told_at.clear()
         self._told_at[about] = now
         log.warning(event, connections=self.connections, **facts)
 
     def _ended(self, name: str) -> None:
         connection = self._connections.pop(name)
         self._places.leave(connection.place)
-        self._strangers.known(connection.visitor.key, name)
+        if self._strangers.known(connection.visitor.key, name) and connection.link.turned_away and self._doors:
+            # gRPC itself says nothing of a handshake that fails.
+            event = "a client was turned away before its first call: no TLS, or no certificate that is trusted here"
+            self._tell(f"TLS {connection.visitor.key}", event, of=connection.visitor.key)
         if connection.regular.turnstile.has_pending(connection.passage):
             # Not at once: the service may still begin them, and who comes again and again would pass any number.
             self._loop.call_later(

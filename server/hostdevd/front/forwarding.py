@@ -166,7 +166,7 @@ class Link:
     `on_close` is called once, when both are about to be closed.
     """
 
-    __slots__ = ("_back", "_client", "_forth", "_look", "_on_close", "_server", "loop", "pipe")
+    __slots__ = ("_back", "_client", "_forth", "_look", "_on_close", "_server", "loop", "pipe", "turned_away")
 
     def __init__(  # noqa: PLR0913  what connects all of them
         self,
@@ -186,11 +186,14 @@ class Link:
         self._forth = _Requests(self, client, server, passage)
         self._back = _Answers(self, server, client)
         self._look: asyncio.TimerHandle | None = None
+        self.turned_away = False
+        """Whether the gRPC server was the first to end it."""
         self._forth.listen()
         self._back.listen()
 
     def half_ended(self, sink: socket.socket) -> None:
         """One of them sends no more: the other one is told, and may still answer."""
+        self.turned_away = self.turned_away or not self._forth.ended
         if self._forth.ended and self._back.ended:
             self.close()
             return

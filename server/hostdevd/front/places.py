@@ -94,14 +94,16 @@ class Strangers:
         self._names.setdefault(who, {})[name] = None
         self._count += 1
 
-    def known(self, who: str, name: str) -> None:
-        """One that is none any more, if it was."""
+    def known(self, who: str, name: str) -> bool:
+        """One that is none any more; whether it was."""
         names = self._names.get(who, {})
-        if name in names:
-            del names[name]
-            self._count -= 1
-            if not names:
-                del self._names[who]
+        if name not in names:
+            return False
+        del names[name]
+        self._count -= 1
+        if not names:
+            del self._names[who]
+        return True
 
     def first_to_go(self, who: str = "") -> str | None:
         """The oldest connection of a visitor, or of the one with the most; None: there is none."""

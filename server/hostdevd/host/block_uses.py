@@ -15,6 +15,7 @@ from hostdevd.host.blocks import SYS_BLOCK, BlockGraph
 from hostdevd.host.findings import Findings
 from hostdevd.host.mounts import Mount, parse_mount, swap_devices
 from hostdevd.host.sysfs import HostTree
+from hostdevd.host.targets import served
 
 _STORAGE = "storage"
 # The volume group in a device-mapper name: hyphens of its own are doubled (`vg--a-root`).
@@ -33,6 +34,8 @@ _SIGNATURES: Mapping[str, HostUseKind] = {
 UDEV_DATA = "/run/udev/data"
 # File systems that list their mounted devices by kernel name, whichever mount namespace they are in.
 LISTED_FILE_SYSTEMS = ("ext4", "xfs", "f2fs")
+JOURNALS = "/proc/fs/jbd2"
+"""The journals of ext4 and ocfs2: `sda1-8` for inode 8 of sda1, `sdb` for one that has the whole device."""
 
 
 def find_block_uses(tree: HostTree, findings: Findings) -> None:
@@ -48,6 +51,11 @@ def find_block_uses(tree: HostTree, findings: Findings) -> None:
             _file_systems(tree, graph, findings)
         with findings.source(_STORAGE, "btrfs members"):
             _btrfs(tree, graph, findings)
+        with findings.source(_STORAGE, "journals"):
+            for name in filter(graph.path, tree.names(JOURNALS)):
+                findings.add(graph.disks(name), HostUseKind.MOUNT, f"(journal on {name})")
+        with findings.source(_STORAGE, "storage targets"):
+            _targets(tree, graph, findings)
         for disk in graph.disk_paths():
             with findings.source(_STORAGE, f"the controllers of {disk}"):
                 findings.share(disk, graph.functions(disk))
@@ -75,6 +83,12 @@ def _mounts(tree: HostTree, graph: BlockGraph, numbers: Mapping[str, str], findi
                 name = _mounted_device(mount, graph, numbers, findings)
                 if name is not None:
                     mounts.setdefault(name, []).append(mount)
+                for path in mount.others:
+                    other = graph.named(path)
+                    if other is None:
+                        findings.unknown(_STORAGE, f"{path}, which {mount.point} needs, is not found")
+                    else:
+                        mounts.setdefault(other, []).append(mount)
     for name, places in mounts.items():
         # A bind mount of a directory repeats what the mount of the whole file system says.
         shown = [mount for mount in places if mount.whole] or places
@@ -132,6 +146,15 @@ def _btrfs(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
                 findings.add(graph.disks(name), HostUseKind.BTRFS_MEMBER, label)
             else:
                 findings.unknown(_STORAGE, f"{name} of the btrfs {label} is not found")
+
+
+def _targets(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
+    for store in served(tree):
+        name = graph.named(store.path)
+        if name is not None:  # a file is its mounted file system's business
+            findings.add(graph.disks(name), HostUseKind.DM_HOLDER, store.target)
+        elif store.path.startswith("/dev/"):
+            findings.unknown(_STORAGE, f"{store.path}, which {store.target} serves, is not found")
 
 
 # --- what stands on it -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 # id, parent, major:minor, root, mount point, options; then optional fields, "-", type, source, options.
 _FIELDS_BEFORE = 6
 _FIELDS_AFTER = 3
+_OTHERS = frozenset({"logdev", "rtdev"})
 _NUMBER = re.compile(r"\d+:\d+")
 
 
@@ -17,7 +18,8 @@ _NUMBER = re.compile(r"\d+:\d+")
 class Mount:
     """One mount: the file system's device number and source, and where it is mounted.
 
-    `whole` tells that the root of the file system is mounted and not a directory in it.
+    `whole` tells that the root of the file system is mounted and not a directory in it; `others` are the paths of
+    further devices that it needs: the log and the real-time device of XFS.
     """
 
     number: str
@@ -25,6 +27,7 @@ class Mount:
     point: str
     fstype: str
     source: str
+    others: tuple[str, ...] = ()
 
     @property
     def anonymous(self) -> bool:
@@ -47,7 +50,15 @@ def parse_mount(line: str) -> Mount:
         point=unescaped(fields[4]),
         fstype=fields[end + 1],
         source=unescaped(fields[end + 2]),
+        others=tuple(_others("".join(fields[end + 3 : end + 4]))),
     )
+
+
+def _others(options: str) -> Iterator[str]:
+    for option in options.split(","):
+        name, _, path = option.partition("=")
+        if name in _OTHERS and path:
+            yield unescaped(path)
 
 
 def swap_devices(text: str) -> Iterator[str]:

@@ -180,6 +180,51 @@ async def test_who_has_shown_no_certificate_makes_way_for_the_next(tmp_path: Pat
     front.close()
 
 
+async def test_who_fails_in_the_handshake_is_told_of(tmp_path: Path) -> None:
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(64) != b"bad":
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(turn_away, tmp_path / "behind") as server:
+        front = front_at(tmp_path / "s", Behind(tmp_path / "behind", server))
+        port = tcp_door(front, Behind(tmp_path / "behind", server))
+
+        async def come(host: str, hello: bytes) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+            if hello != b"bad":
+                await until(lambda: front.connections)
+            writer.write(hello)
+            if hello == b"bad":
+                assert await reader.read() == b""
+            writer.close()
+            await until(lambda: not front.connections)
+
+        with structlog.testing.capture_logs() as logs:
+            await come("127.0.0.2", b"good")  # it left by itself: a probe, or a client that had no question
+            await come("127.0.0.2", b"")
+            assert logs == []
+            for host in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+                await come(host, b"bad")
+        assert [entry["of"] for entry in logs] == ["address:127.0.0.2", "address:127.0.0.3"]  # each once a minute
+        assert {entry["event"][:24] for entry in logs} == {"a client was turned away"}
+        front.close()
+
+
+async def test_a_crowd_is_told_of_as_one(tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_KEPT", 3)
+    front = front_at(tmp_path / "s", behind)
+    with structlog.testing.capture_logs() as logs:
+        for number in (*range(6), 0):
+            front._tell(str(number), "told", of=number)
+        assert [entry["of"] for entry in logs] == [0, 1, 2, 3]  # 3 for 4 and 5 as well
+        monkeypatch.setattr(door, "TOLD_EVERY_S", 0.0)
+        front._tell("6", "told", of=6)
+    assert logs[-1]["of"] == 6
+    assert len(front._told_at) == 1
+    front.close()
+
+
 async def test_a_stranger_has_no_place_that_its_own_neighbour_could_have(tmp_path: Path, behind: Behind) -> None:
     """Where the doors are full, and where one address has all that it may."""
     front = front_at(tmp_path / "s", behind, Limits(connections=3, connections_total=64))

@@ -97,6 +97,25 @@ def test_a_pool_that_the_host_has_open_is_a_use(
     assert len(said) == len(words)
 
 
+def test_a_disk_that_the_host_has_claimed_for_what_nothing_tells_is_a_use(
+    lun: GuardedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, _ = refusals(lun, domain(scsi()), errno.EBUSY, monkeypatch)
+    assert "2:0:0:1 is in use by the host: it is claimed on the host" in said[0]
+
+
+@pytest.mark.parametrize("files", [
+    {"target/core/iblock_0/first/udev_path": "/dev/sdb"},
+    {"nvmet/subsystems/first/namespaces/1/device_path": "/dev/sdb", "nvmet/subsystems/first/namespaces/1/enable": "1"},
+])  # fmt: skip
+def test_a_disk_that_the_hosts_own_target_serves(lun: GuardedHost, files: dict[str, str]) -> None:
+    for path, text in files.items():
+        lun.write(f"/sys/kernel/config/{path}", text + "\n")
+    assert lun.start(domain(scsi())).refuses("is served by the host's", "as first")
+    lun.write(f"/sys/kernel/config/{next(iter(files))}", "/dev/sdc\n")
+    assert lun.start(domain(scsi())).passes()
+
+
 @pytest.mark.parametrize("boot", [BOOT, OTHER_BOOT])
 def test_an_adapter_with_a_disk_in_use_in_any_boot_and_whoever_configured_it(host: GuardedHost, boot: str) -> None:
     host.card(ADAPTER, group=5)

@@ -123,6 +123,58 @@ def test_a_file_system_mounted_in_another_namespace_is_a_use(host: HostBuilder) 
     assert [use.kind for use in host.uses_of(sda)] == [MOUNT]
 
 
+def xfs(host: HostBuilder, disk: str, options: str) -> None:
+    line = f"27 1 {host.number_of(disk)} / /data rw,relatime shared:1 - xfs /dev/{disk} {options}\n"
+    host.append("/proc/1/mountinfo", line)
+
+
+def test_the_log_and_the_real_time_device_of_an_xfs_are_in_use(host: HostBuilder) -> None:
+    disks = [host.disk(name) for name in ("sda", "sdb", "sdc")]
+    host.partition("sdb", "sdb1")
+    # As the kernel writes them: a comma or a space in a path as an octal number.
+    host.link("/dev/disk/by-label/my log", "/dev/sdb1")
+    xfs(host, "sda", r"rw,attr2,logbufs=8,logdev=/dev/disk/by-label/my\040log,rtdev=/dev/sdc,noquota")
+    assert [host.uses_of(disk) for disk in disks] == [(HostUse(MOUNT, "/data"),)] * 3
+
+
+def test_a_log_that_is_not_found_makes_storage_unknown(host: HostBuilder) -> None:
+    host.disk("sda")
+    xfs(host, "sda", "rw,logdev=/dev/gone")
+    assert host.uses().unknown == (("storage", "/dev/gone, which /data needs, is not found"),)
+
+
+def test_a_journal_on_a_disk_of_its_own_is_in_use(host: HostBuilder) -> None:
+    sda, sdb, sdc = (host.disk(name) for name in ("sda", "sdb", "sdc"))
+    host.stacked("dm-8", "sdc", dm=("journals", "CRYPT-x"))
+    host.directory("/proc/fs/jbd2/sda1-8")  # inode 8 of the file system itself
+    for name in ("sdb", "dm-8"):
+        host.directory(f"/proc/fs/jbd2/{name}")
+    assert host.uses_of(sda) == ()
+    assert host.uses_of(sdb) == (HostUse(MOUNT, "(journal on sdb)"),)
+    assert HostUse(MOUNT, "(journal on dm-8)") in host.uses_of(sdc)
+
+
+def test_what_the_hosts_own_targets_serve_is_in_use(host: HostBuilder) -> None:
+    sda, sdb, sdc, sdd = (host.disk(name) for name in ("sda", "sdb", "sdc", "sdd"))
+    lio = "/sys/kernel/config/target/core"
+    host.directory(f"{lio}/alua/lu_gps")
+    host.write(f"{lio}/iblock_0/first/udev_path", "/dev/sda\n")
+    host.write(f"{lio}/fileio_1/image/udev_path", "/srv/image.raw\n")
+    host.write(f"{lio}/pscsi_2/unset/udev_path", "\n")
+    for number, (path, enabled) in enumerate([("/dev/sdb", "1"), ("/dev/sdc", "0"), ("/srv/other.raw", "1")]):
+        space = host.directory(f"/sys/kernel/config/nvmet/subsystems/nqn.2014-08.org:x/namespaces/{number}")
+        host.write(f"{space}/device_path", f"{path}\n")
+        host.write(f"{space}/enable", f"{enabled}\n")
+    assert kinds(host.uses_of(sda)) == {("DM_HOLDER", "LIO first")}
+    assert kinds(host.uses_of(sdb)) == {("DM_HOLDER", "nvmet nqn.2014-08.org:x")}
+    assert host.uses_of(sdc) == host.uses_of(sdd) == ()
+
+
+def test_a_served_device_that_is_not_found_makes_storage_unknown(host: HostBuilder) -> None:
+    host.write("/sys/kernel/config/target/core/iblock_0/first/udev_path", "/dev/gone\n")
+    assert host.uses().unknown == (("storage", "/dev/gone, which LIO first serves, is not found"),)
+
+
 def test_an_nvme_namespace_uses_its_controller(host: HostBuilder) -> None:
     disk = host.disk("nvme0n1", "/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0")
     host.partition("nvme0n1", "nvme0n1p2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import pytest
 
 from hostdevd.core.model import HostUse, HostUseKind
@@ -14,6 +16,30 @@ from unit.host.builder import HostBuilder
 
 KIND = HostUseKind
 NETWORK, MASK = "000200C0", "00FFFFFF"  # 192.0.2.0/24
+
+
+class Told:
+    """What netlink tells of a host."""
+
+    def __init__(self, addresses: Sequence[InterfaceAddress] = (), receivers: Sequence[InterfaceAddress] = ()) -> None:
+        self._addresses = addresses
+        self._receivers = receivers
+        self.asked: list[str] = []
+
+    def addresses(self) -> Sequence[InterfaceAddress]:
+        return self._addresses
+
+    def receivers(self, interfaces: Iterable[str]) -> Sequence[InterfaceAddress]:
+        self.asked = list(interfaces)
+        return [one for one in self._receivers if one.interface in self.asked]
+
+
+def told_uses(host: HostBuilder, kernel: Told) -> Mapping[str, tuple[HostUse, ...]]:
+    findings = Findings()
+    find_net_uses(host.tree, findings, kernel)
+    result = findings.result()
+    assert result.unknown == ()
+    return result.by_path
 
 
 def test_an_idle_interface_has_no_use(host: HostBuilder) -> None:
@@ -112,6 +138,46 @@ def test_a_macvtap_of_a_guest_uses_the_interface_below(host: HostBuilder) -> Non
     assert host.uses_of(eth0) == (HostUse(KIND.BRIDGE_PORT, "macvtap0"),)
 
 
+GUEST = "02:42:ac:11:00:02"
+
+
+def test_a_macvlan_of_a_container_uses_the_card_below(host: HostBuilder) -> None:
+    eth0, eth1 = host.nic("eth0"), host.nic("eth1", "0000:00:04.0")
+    host.virtual_nic("dummy0")
+    kernel = Told(receivers=[InterfaceAddress("eth0", GUEST)])
+    assert told_uses(host, kernel) == {
+        eth0: (HostUse(KIND.GLOBAL_ADDRESS, f"{GUEST} (as of a macvlan in another network namespace)"),)
+    }
+    assert kernel.asked == ["eth0", "eth1"]
+    assert told_uses(host, Told(receivers=[InterfaceAddress("eth1", GUEST)])).keys() == {eth1}
+
+
+def test_what_stands_on_a_card_here_is_no_macvlan_elsewhere(host: HostBuilder) -> None:
+    host.nic("eth0")
+    host.virtual_nic("eth0.5", "eth0")
+    host.write(f"{host.virtual_nic('macvlan0', 'eth0.5')}/address", f"{GUEST}\n")
+    assert told_uses(host, Told(receivers=[InterfaceAddress("eth0", GUEST)])) == {}
+
+
+def test_a_port_of_a_bridge_receives_for_what_is_behind_the_others(host: HostBuilder) -> None:
+    eth0 = host.nic("eth0")
+    host.directory(f"{host.virtual_nic('br0')}/bridge")
+    host.enslave("eth0", "br0")
+    kernel = Told(receivers=[InterfaceAddress("eth0", GUEST)])
+    assert told_uses(host, kernel) == {eth0: (HostUse(KIND.BRIDGE_PORT, "br0"),)}
+
+
+def test_a_kernel_that_does_not_tell_for_whom_cards_receive_makes_net_unknown(host: HostBuilder) -> None:
+    class Silent(Told):
+        def receivers(self, interfaces: Iterable[str]) -> Sequence[InterfaceAddress]:
+            raise Unreadable("rtnetlink", f"{list(interfaces)}")
+
+    host.nic("eth0")
+    findings = Findings()
+    find_net_uses(host.tree, findings, Silent())
+    assert findings.result().unknown == (("net", "further addresses of cards: rtnetlink: ['eth0']"),)
+
+
 def test_a_pppoe_session_uses_its_interface(host: HostBuilder) -> None:
     eth0 = host.nic("eth0")
     host.write("/proc/1/net/pppoe", "Id       Address              Device\n0000002A 52:54:00:00:00:01 eth0\n")
@@ -137,7 +203,7 @@ def test_netlink_explains_it_where_it_speaks_of_the_host(host: HostBuilder) -> N
     eth0 = host.nic("eth0")
     host.append("/proc/1/net/fib_trie", "     |-- 198.51.100.7\n        /32 host LOCAL\n")
     findings = Findings()
-    find_net_uses(host.tree, findings, lambda: [InterfaceAddress("eth0", "198.51.100.7")])
+    find_net_uses(host.tree, findings, Told(addresses=[InterfaceAddress("eth0", "198.51.100.7")]))
     result = findings.result()
     assert result.unknown == ()
     assert result.by_path[eth0] == (HostUse(KIND.GLOBAL_ADDRESS, "198.51.100.7"),)

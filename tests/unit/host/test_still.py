@@ -19,6 +19,7 @@ from unit.host.builder import HostBuilder
 VFIO = "/sys/bus/pci/drivers/vfio-pci"
 FUNCTION = "/sys/devices/pci0000:00/0000:00:03.0"
 NVME = "/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0"
+LIO_PATH = "/sys/kernel/config/target/core/iblock_0/first/udev_path"
 PPPOE_HEADER = "Id       Address              Device\n"
 
 
@@ -41,6 +42,8 @@ def busy(host: HostBuilder) -> HostBuilder:
 
 CHANGES: dict[str, Callable[[HostBuilder], object]] = {
     "a file system in another mount namespace": lambda host: host.directory("/sys/fs/xfs/sdc1"),
+    "a journal on a disk of its own": lambda host: host.directory("/proc/fs/jbd2/sdc"),
+    "a disk that a target serves": lambda host: host.write(LIO_PATH, "/dev/sdb\n"),
     "a member of a btrfs": lambda host: host.directory("/sys/fs/btrfs/1234/devices/sdc"),
     "a disk below a mapping that is not live yet": lambda host: host.directory(f"{host.path_of('sdb')}/holders/dm-0"),
     "another path of a namespace": lambda host: host.directory(f"{NVME}/nvme0c0n1"),

@@ -35,7 +35,8 @@ const (
 	HostUseKind_HOST_USE_KIND_LVM_PV HostUseKind = 3
 	// A member of a software RAID.
 	HostUseKind_HOST_USE_KIND_MD_MEMBER HostUseKind = 4
-	// Under a device-mapper device, such as an encrypted volume.
+	// Claimed by the device or the storage target in `detail`: below a device-mapper device, such as an encrypted volume,
+	// or served by the host's own LIO or nvmet.
 	HostUseKind_HOST_USE_KIND_DM_HOLDER HostUseKind = 5
 	// A member of a ZFS pool.
 	HostUseKind_HOST_USE_KIND_ZFS_MEMBER HostUseKind = 6

@@ -38,7 +38,9 @@ class _HostUseKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostUseKi
     HOST_USE_KIND_MD_MEMBER: _HostUseKind.ValueType  # 4
     """A member of a software RAID."""
     HOST_USE_KIND_DM_HOLDER: _HostUseKind.ValueType  # 5
-    """Under a device-mapper device, such as an encrypted volume."""
+    """Claimed by the device or the storage target in `detail`: below a device-mapper device, such as an encrypted volume,
+    or served by the host's own LIO or nvmet.
+    """
     HOST_USE_KIND_ZFS_MEMBER: _HostUseKind.ValueType  # 6
     """A member of a ZFS pool."""
     HOST_USE_KIND_BTRFS_MEMBER: _HostUseKind.ValueType  # 7
@@ -80,7 +82,9 @@ HOST_USE_KIND_LVM_PV: HostUseKind.ValueType  # 3
 HOST_USE_KIND_MD_MEMBER: HostUseKind.ValueType  # 4
 """A member of a software RAID."""
 HOST_USE_KIND_DM_HOLDER: HostUseKind.ValueType  # 5
-"""Under a device-mapper device, such as an encrypted volume."""
+"""Claimed by the device or the storage target in `detail`: below a device-mapper device, such as an encrypted volume,
+or served by the host's own LIO or nvmet.
+"""
 HOST_USE_KIND_ZFS_MEMBER: HostUseKind.ValueType  # 6
 """A member of a ZFS pool."""
 HOST_USE_KIND_BTRFS_MEMBER: HostUseKind.ValueType  # 7

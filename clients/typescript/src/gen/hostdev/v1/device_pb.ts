@@ -2339,7 +2339,8 @@ export enum HostUseKind {
   MD_MEMBER = 4,
 
   /**
-   * Under a device-mapper device, such as an encrypted volume.
+   * Claimed by the device or the storage target in `detail`: below a device-mapper device, such as an encrypted volume,
+   * or served by the host's own LIO or nvmet.
    *
    * @generated from enum value: HOST_USE_KIND_DM_HOLDER = 5;
    */
