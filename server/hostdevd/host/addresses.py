@@ -56,7 +56,7 @@ def read_routes4(tree: HostTree) -> list[Route4]:
         if len(fields) < _ROUTE_COLUMNS:
             raise Unreadable(_ROUTE, f"not understood: {line!r}")
         try:
-            target, gateway, mask = (_address4(fields[column]) for column in (1, 2, 7))
+            target, gateway, mask = (address4(fields[column]) for column in (1, 2, 7))
             flags = int(fields[3], 16)
             network = IPv4Network((int(target), int(mask).bit_count()), strict=False)
         except (ValueError, OverflowError) as error:
@@ -141,6 +141,6 @@ def _ipv6_lines(tree: HostTree, path: str) -> list[str]:
     return [line for line in text.split("\n") if line]
 
 
-def _address4(text: str) -> IPv4Address:
-    """The kernel prints the address as a number of its own byte order."""
+def address4(text: str) -> IPv4Address:
+    """An address as procfs has it: as a hexadecimal number of the machine's own byte order."""
     return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))

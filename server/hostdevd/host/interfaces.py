@@ -9,7 +9,6 @@ from hostdevd.host.sysfs import HostTree, Unreadable
 SYS_NET = "/sys/class/net"
 _PROC_NET_DEV = "/proc/1/net/dev"
 _HEADER_LINES = 2
-_VIRTUAL = "/sys/devices/virtual/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,6 @@ class Interfaces:
         """The interfaces that stand right on this one."""
         return [interface for upper, interface in self.by_name.items() if name in self._lower[upper]]
 
-    def above(self, name: str) -> set[str]:
-        """Every interface that stands on this one."""
-        return {upper for upper in self.by_name if name in self.below(upper)}
-
     def _stand(self, upper: str, lower: str) -> None:
         # A layer in another namespace has a link but no entry here.
         if upper in self.by_name and lower in self.by_name:
@@ -73,14 +68,6 @@ def read_interfaces(tree: HostTree) -> Interfaces:
             continue
         found[name] = Interface(name, path, entries, _master(tree, name, entries))
     return Interfaces(found)
-
-
-def hardware_interfaces(tree: HostTree) -> tuple[str, ...]:
-    """The interfaces of devices, without those that the kernel makes of others."""
-    paths = ((name, tree.link(f"{SYS_NET}/{name}") or "") for name in tree.require_names(SYS_NET))
-    return tuple(
-        sorted(name for name, path in paths if path.startswith("/sys/devices/") and not path.startswith(_VIRTUAL))
-    )
 
 
 def interface_names(tree: HostTree) -> frozenset[str]:

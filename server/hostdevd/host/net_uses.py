@@ -1,4 +1,4 @@
-"""Which network interfaces the host uses: addresses, default routes, masters above them, and macvlans elsewhere.
+"""Which network interfaces the host uses: addresses, default routes, and what stands on them.
 
 A use of an interface is a use of everything that it stands on: an address on a VLAN on a bond needs both
 of the bond's members.
@@ -6,8 +6,7 @@ of the bond's members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 from hostdevd.core.model import HostUse, HostUseKind
 from hostdevd.host.addresses import (
@@ -18,37 +17,26 @@ from hostdevd.host.addresses import (
     place4,
     read_routes4,
 )
+from hostdevd.host.elsewhere import carriers
 from hostdevd.host.findings import Findings
-from hostdevd.host.interfaces import (
-    SYS_NET,
-    Interface,
-    Interfaces,
-    hardware_interfaces,
-    interface_names,
-    read_interfaces,
-)
+from hostdevd.host.interfaces import Interface, Interfaces, interface_names, read_interfaces
 from hostdevd.host.rtnetlink import InterfaceAddress
 from hostdevd.host.sysfs import HostTree
 
 _NET = "net"
 PPPOE = "/proc/1/net/pppoe"
 _PPPOE_COLUMNS = 3
+_ELSEWHERE = "(of a VLAN, macvlan or ipvlan in another network namespace)"
+
+Addresses = Callable[[], Sequence[InterfaceAddress]]
+"""Asks netlink for the addresses of process 1's network."""
 
 
-class Kernel(Protocol):
-    """What netlink tells of process 1's network: see `rtnetlink.Netlink`."""
-
-    def addresses(self) -> Sequence[InterfaceAddress]:
-        """Those that reach beyond the link."""
-
-    def receivers(self, interfaces: Iterable[str]) -> Sequence[InterfaceAddress]:
-        """The Ethernet addresses that these receive for besides their own."""
-
-
-def find_net_uses(tree: HostTree, findings: Findings, kernel: Kernel | None = None) -> None:
+def find_net_uses(tree: HostTree, findings: Findings, exact: Addresses | None = None) -> None:
     """Add the uses of all interfaces, under their sysfs paths.
 
-    `kernel` is there for a process in process 1's network; without it, procfs is all there is.
+    `exact` gives the addresses by netlink, for a process in process 1's network; without it, procfs is
+    all there is.
     """
     with findings.source(_NET, "interfaces"):
         interfaces = read_interfaces(tree)
@@ -59,7 +47,7 @@ def find_net_uses(tree: HostTree, findings: Findings, kernel: Kernel | None = No
             for use in _enslaved(interface, interfaces):
                 uses.add(interface.name, use)
         with findings.source(_NET, "IPv4 addresses"):
-            for found in _addresses4(tree, findings, kernel):
+            for found in _addresses4(tree, findings, exact):
                 uses.add(found.interface, HostUse(HostUseKind.GLOBAL_ADDRESS, found.address))
         with findings.source(_NET, "IPv6 addresses"):
             for found in addresses6(tree):
@@ -70,10 +58,9 @@ def find_net_uses(tree: HostTree, findings: Findings, kernel: Kernel | None = No
         with findings.source(_NET, "IPv6 default route"):
             for route in default_routes6(tree):
                 uses.add(route.interface, HostUse(HostUseKind.DEFAULT_ROUTE, route.family))
-        if kernel is not None:
-            with findings.source(_NET, "further addresses of cards"):
-                for found in _elsewhere(tree, interfaces, kernel):
-                    uses.add(found.interface, HostUse(HostUseKind.GLOBAL_ADDRESS, found.address))
+        with findings.source(_NET, "interfaces of other network namespaces"):
+            for name in carriers(tree, interfaces):
+                uses.add(name, HostUse(HostUseKind.GLOBAL_ADDRESS, _ELSEWHERE))
         with findings.source(_NET, "PPPoE sessions"):
             for name in _pppoe_devices(tree):
                 uses.add(name, HostUse(HostUseKind.GLOBAL_ADDRESS, "of a PPPoE session"))
@@ -127,9 +114,9 @@ def _enslaved(interface: Interface, interfaces: Interfaces) -> Iterator[HostUse]
                 yield HostUse(HostUseKind.BRIDGE_PORT, upper.name)
 
 
-def _addresses4(tree: HostTree, findings: Findings, kernel: Kernel | None) -> Iterator[InterfaceAddress]:
-    if kernel is not None:
-        yield from kernel.addresses()
+def _addresses4(tree: HostTree, findings: Findings, exact: Addresses | None) -> Iterator[InterfaceAddress]:
+    if exact is not None:
+        yield from exact()
         return
     routes = read_routes4(tree)
     for address in sorted(local_addresses4(tree)):
@@ -138,23 +125,6 @@ def _addresses4(tree: HostTree, findings: Findings, kernel: Kernel | None) -> It
             findings.unknown(_NET, f"the host has the address {address}, on which interface is not told")
         for name in sorted(names):
             yield InterfaceAddress(name, address)
-
-
-def _elsewhere(tree: HostTree, interfaces: Interfaces, kernel: Kernel) -> Iterator[InterfaceAddress]:
-    """The Ethernet addresses that a card receives for, and which nothing has that stands on it here.
-
-    A card with a master is left out: a bridge lets its ports receive for what is behind the others.
-    """
-    free = (name for name in hardware_interfaces(tree) if name in interfaces.by_name)
-    found = kernel.receivers([name for name in free if interfaces.by_name[name].master is None])
-    here = {
-        (name, tree.value(f"{SYS_NET}/{upper}/address"))
-        for name in {one.interface for one in found}
-        for upper in interfaces.above(name)
-    }
-    for one in found:
-        if (one.interface, one.address) not in here:
-            yield InterfaceAddress(one.interface, f"{one.address} (as of a macvlan in another network namespace)")
 
 
 def _pppoe_devices(tree: HostTree) -> Iterator[str]:

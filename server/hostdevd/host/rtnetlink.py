@@ -1,17 +1,14 @@
-"""What hostdevd asks rtnetlink: which addresses there are, who else receives at a card, and to be told of changes.
+"""The two questions that hostdevd has for rtnetlink: which addresses there are, and tell me of changes.
 
 Own code and not pyroute2: that takes a third of a second to import and an event loop for each socket, for
-two dumps and for messages whose content hardly matters.
+one dump and for messages whose content hardly matters.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import socket
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,31 +17,22 @@ from hostdevd.host.sysfs import HostTree, Unreadable
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _IFADDRMSG = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, interface index
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, type, interface index, flags, change
-_NDMSG = struct.Struct("=B3xiHBB")  # family, interface index, state, flags, type
-_IFREQ = struct.Struct("@16si20x")  # an interface's name, and its index
-_SIOCGIFINDEX = 0x8933
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NO_ERROR = bytes(4)  # what a dump's end says, or nothing
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
-_RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x001, 0x300, 0x010
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_NDA_LLADDR = 2
-_NTF_SELF = 0x02
-_GROUP_BIT = 0x01  # of an Ethernet address's first byte: to many
 _RT_SCOPE_LINK = 253
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, and address and route of both families
 _RECEIVE_BYTES = 1 << 16
-_TIMEOUT_S = 5
+_TIMEOUT_S = 5.0
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
-    """An address on an interface, both as text: one that reaches beyond the link, or an Ethernet one."""
+    """An address that reaches beyond the link, on an interface; both as text."""
 
     interface: str
     address: str
@@ -63,24 +51,16 @@ def shares_network_of_init(tree: HostTree) -> bool:
     return ours.st_ino == inits.st_ino
 
 
-class Netlink:
-    """Questions about this process's network namespace, each answered anew."""
-
-    def addresses(self) -> tuple[InterfaceAddress, ...]:
-        """Every address of wider than link scope; `Unreadable`."""
-        with _asking("the addresses") as asker:
-            bodies = _dump(asker, _RTM_GETADDR, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _RTM_NEWADDR)
-            return tuple(found for body in bodies for found in _address(body))
-
-    def receivers(self, interfaces: Iterable[str]) -> tuple[InterfaceAddress, ...]:
-        """The Ethernet addresses that these interfaces receive for besides their own; `Unreadable`.
-
-        A macvlan gives its address to the interface below, wherever it is itself: of one in a container's network
-        namespace this is all that can be seen. What `bridge fdb show dev eth0` shows as `self`; an interface that is
-        gone has none.
-        """
-        with _asking("the addresses that interfaces receive for") as asker:
-            return tuple(found for name in interfaces for found in _receivers(asker, name))
+def host_addresses() -> tuple[InterfaceAddress, ...]:
+    """Every address of wider than link scope in this process's network namespace."""
+    for _ in range(_TRIES):
+        try:
+            found = _dump_addresses()
+        except (OSError, struct.error, ValueError) as error:
+            raise Unreadable("rtnetlink", str(error)) from error
+        if found is not None:
+            return found
+    raise Unreadable("rtnetlink", "the addresses change faster than they can be read")
 
 
 def open_listener() -> socket.socket:
@@ -115,65 +95,24 @@ def _matters(kind: int, body: bytes) -> bool:
     return len(body) < 2 or body[1] == 0  # noqa: PLR2004  rtmsg: family, length of the destination's prefix
 
 
-@contextmanager
-def _asking(what: str) -> Iterator[socket.socket]:
-    """A socket for dumps; whatever goes wrong is `Unreadable`."""
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
-            # By the kernel: Python's own limit is one more system call for each answer, and the answers are many.
-            asker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _TIMEOUT_S, 0))
-            yield asker
-    except (OSError, struct.error, ValueError) as error:
-        raise Unreadable("rtnetlink", f"{what}: {error}") from error
-
-
-def _dump(asker: socket.socket, request: int, question: bytes, answer: int) -> list[bytes]:
-    """The bodies of the answers to one question; OSError where the kernel refuses, or never holds still."""
-    for _ in range(_TRIES):
-        header = _HEADER.pack(_HEADER.size + len(question), request, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
-        asker.sendto(header + question, (0, 0))
-        found = _answers(asker, answer)
-        if found is not None:
-            return found
-    raise OSError("they change faster than they can be read")
-
-
-def _answers(asker: socket.socket, answer: int) -> list[bytes] | None:
-    """One dump, to its end; None when the table changed under it."""
-    found: list[bytes] = []
-    whole = True
-    while True:
-        for kind, flags, body in _messages(asker.recv(_RECEIVE_BYTES)):
-            whole = whole and not flags & _NLM_F_DUMP_INTR
-            if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and body[:4] > _NO_ERROR):
-                raise OSError("the kernel refused the dump")
-            if kind == _NLMSG_DONE:
-                return found if whole else None
-            if kind == answer:
-                found.append(body)
-
-
-def _index(asker: socket.socket, interface: str) -> int | None:
-    """As `socket.if_nametoindex`, without opening another socket for each; None when it is gone."""
-    try:
-        told = fcntl.ioctl(asker, _SIOCGIFINDEX, _IFREQ.pack(interface.encode(), 0))
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            raise
-        return None
-    return int(_IFREQ.unpack(told)[1])
-
-
-def _receivers(asker: socket.socket, interface: str) -> Iterator[InterfaceAddress]:
-    index = _index(asker, interface)
-    if index is None:
-        return
-    # By the older of two kinds of question, which every kernel understands: with an index, only of that one.
-    for body in _dump(asker, _RTM_GETNEIGH, _IFINFOMSG.pack(socket.AF_BRIDGE, 0, index, 0, 0), _RTM_NEWNEIGH):
-        _, of, _, flags, _ = _NDMSG.unpack_from(body)
-        address = dict(_attributes(body[_NDMSG.size :])).get(_NDA_LLADDR, b"")
-        if of == index and flags & _NTF_SELF and address and not address[0] & _GROUP_BIT:
-            yield InterfaceAddress(interface, address.hex(":"))
+def _dump_addresses() -> tuple[InterfaceAddress, ...] | None:
+    """One dump; None when the table changed under it."""
+    found: list[InterfaceAddress] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
+        asker.settimeout(_TIMEOUT_S)
+        length = _HEADER.size + _IFADDRMSG.size
+        header = _HEADER.pack(length, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+        asker.sendto(header + _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), (0, 0))
+        while True:
+            for kind, flags, body in _messages(asker.recv(_RECEIVE_BYTES)):
+                if flags & _NLM_F_DUMP_INTR:
+                    return None
+                if kind == _NLMSG_DONE:
+                    return tuple(found)
+                if kind == _NLMSG_ERROR:
+                    raise OSError("the kernel refused the dump of addresses")
+                if kind == _RTM_NEWADDR:
+                    found.extend(_address(body))
 
 
 def _address(body: bytes) -> Iterator[InterfaceAddress]:

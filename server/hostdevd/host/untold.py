@@ -3,7 +3,7 @@
 File systems that are mounted in another mount namespace than process 1's, what is about to be made of disks (links
 are there before a device-mapper table is live, and a disk that is added to an md array is told of by nobody), paths of
 NVMe namespaces, which are hidden, what the host's storage targets serve, udev's database, which is written before its
-event, PPPoE, macvlans of another network namespace, what consoles stand on, and whether VFIO devices are open.
+event, PPPoE, interfaces of other network namespaces, what consoles stand on, and whether VFIO devices are open.
 Everything else that a read of the uses looks at is announced: see `watch`.
 """
 
@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from hostdevd.core.drivers import is_vfio_driver
 from hostdevd.host.block_uses import JOURNALS, LISTED_FILE_SYSTEMS, UDEV_DATA
 from hostdevd.host.blocks import SYS_BLOCK
-from hostdevd.host.interfaces import hardware_interfaces
+from hostdevd.host.elsewhere import all_hosts
 from hostdevd.host.net_uses import PPPOE
 from hostdevd.host.pci_uses import consoles
-from hostdevd.host.rtnetlink import Netlink, shares_network_of_init
 from hostdevd.host.sysfs import HostTree
 from hostdevd.host.targets import served
 
@@ -41,7 +40,7 @@ def untold(tree: HostTree) -> Untold:
         *_listed(tree, *(f"{SYS_BLOCK}/{name}/holders" for name in tree.names(SYS_BLOCK))),
         *sorted(_nvme_paths(tree)),
         *sorted(f"{store.path} {store.target}" for store in served(tree)),
-        *_receivers(tree),
+        *sorted(f"{interface} {count}" for interface, count in all_hosts(tree).items()),
         f"udev {tree.changed_ns(UDEV_DATA)}",
         f"pppoe {tree.value(PPPOE)}",
         *sorted(f"{console} {tree.value(f'{console}/bind')}" for console in consoles(tree)),
@@ -57,12 +56,6 @@ def _nvme_paths(tree: HostTree) -> Iterator[str]:
     for controller in tree.names(_NVME):
         for name in filter(_NVME_PATH.fullmatch, tree.names(f"{_NVME}/{controller}")):
             yield f"{controller} {name}"
-
-
-def _receivers(tree: HostTree) -> list[str]:
-    if not (tree.live and shares_network_of_init(tree)):
-        return []
-    return [f"{one.interface} {one.address}" for one in Netlink().receivers(hardware_interfaces(tree))]
 
 
 def _open_functions(tree: HostTree) -> Iterator[str]:

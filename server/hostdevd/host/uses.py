@@ -5,9 +5,9 @@ from __future__ import annotations
 from hostdevd.core.model import HostUses
 from hostdevd.host.block_uses import find_block_uses
 from hostdevd.host.findings import Findings
-from hostdevd.host.net_uses import find_net_uses
+from hostdevd.host.net_uses import Addresses, find_net_uses
 from hostdevd.host.pci_uses import find_pci_uses
-from hostdevd.host.rtnetlink import Netlink, shares_network_of_init
+from hostdevd.host.rtnetlink import host_addresses, shares_network_of_init
 from hostdevd.host.sysfs import HostTree
 
 _ALL = "pci"  # a gap about PCI functions is a gap about everything, since everything may be behind one
@@ -23,14 +23,14 @@ def read_uses(tree: HostTree, foreign: frozenset[str] = frozenset()) -> HostUses
     findings = Findings()
     if foreign:
         findings.unknown(_ALL, f"libvirt lists {_named(foreign)}, which the network of process 1 does not have")
-    netlink = None
+    exact: Addresses | None = None
     if tree.live:
         with findings.source(_ALL, "process 1"):
             _require_host_init(tree, findings)
         if shares_network_of_init(tree):
-            netlink = Netlink()
+            exact = host_addresses
     find_block_uses(tree, findings)
-    find_net_uses(tree, findings, netlink)
+    find_net_uses(tree, findings, exact)
     find_pci_uses(tree, findings)
     return findings.result()
 

@@ -190,6 +190,22 @@ def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> N
 
 
 @pytest.mark.parametrize(
+    "harmless",
+    [
+        lambda host: host.asked4("eth0", 1),
+        lambda host: (host.asked4("eth0", 2), host.join4("eth0", "010080EF")),
+        lambda host: (host.asked4("eth0", 2), host.write(f"{host.virtual_nic('vlan7', 'eth0')}/flags", "0x1003\n")),
+    ],
+)
+def test_who_asks_a_card_and_is_known(host: GuardedHost, harmless: object) -> None:
+    host.nic("eth0")
+    host.guard({ALIAS: NIC_KEY})
+    assert callable(harmless)
+    harmless(host)
+    assert host.start(domain(pci())).passes()
+
+
+@pytest.mark.parametrize(
     ("use", "word"),
     [
         (lambda host: (host.virtual_nic("br0"), host.enslave("eth0", "br0")), "is a port of br0"),
@@ -197,6 +213,8 @@ def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> N
         (lambda host: host.address4("eth0", "192.0.2.7", "000200C0", "00FFFFFF"), "IPv4"),
         (lambda host: host.write("/proc/1/net/if_inet6", f"{'20010db8':0<32} 03 40 00 80 eth0\n"), "IPv6"),
         (lambda host: (host.virtual_nic("vlan7", "eth0"), host.default4("vlan7")), "vlan7 carries"),
+        (lambda host: host.asked4("eth0", 2), "eth0 carries a VLAN, macvlan or ipvlan"),
+        (lambda host: (host.virtual_nic("vlan7", "eth0"), host.asked4("vlan7", 2)), "vlan7 carries a VLAN, macvlan"),
     ],
 )
 def test_an_interface_in_use(host: GuardedHost, use: object, word: str) -> None:

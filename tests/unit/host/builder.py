@@ -43,6 +43,8 @@ class HostBuilder:
         self.write("/proc/1/net/route", ROUTE_HEADER)
         self.write("/proc/1/net/fib_trie", "Main:\nLocal:\n")
         self.write("/proc/1/net/ipv6_route", "")
+        self.write("/proc/1/net/dev_mcast", "")
+        self.write("/proc/1/net/igmp", "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n")
         self.write("/proc/1/net/if_inet6", "")
         self._minor = 0
 
@@ -157,6 +159,16 @@ class HostBuilder:
         """An address with its connected network; network and mask in the kernel's hex."""
         self.append("/proc/1/net/fib_trie", f"           |-- {address}\n              /32 host LOCAL\n")
         self.append("/proc/1/net/route", f"{name}\t{network}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0\n")
+
+    def asked4(self, name: str, count: int) -> None:
+        """So many ask an interface for what is for all hosts, itself included, as it does while it is up."""
+        self.append("/proc/1/net/dev_mcast", f"3    {name:<15} {count:<5} {0:<5} 01005e000001\n")
+        self.join4(name, "010000E0")
+
+    def join4(self, name: str, group: str) -> None:
+        """The host itself is in a group: the kernel's hex of a machine with the least byte first."""
+        lines = f"3\t{name:<10}: {1:>5}      V3\n\t\t\t\t{group}     1 0:00000000\t\t0\n"
+        self.append("/proc/1/net/igmp", lines)
 
     def default4(self, name: str) -> None:
         self.append("/proc/1/net/route", f"{name}\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n")

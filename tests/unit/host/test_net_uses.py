@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
 import pytest
 
 from hostdevd.core.model import HostUse, HostUseKind
@@ -16,30 +14,6 @@ from unit.host.builder import HostBuilder
 
 KIND = HostUseKind
 NETWORK, MASK = "000200C0", "00FFFFFF"  # 192.0.2.0/24
-
-
-class Told:
-    """What netlink tells of a host."""
-
-    def __init__(self, addresses: Sequence[InterfaceAddress] = (), receivers: Sequence[InterfaceAddress] = ()) -> None:
-        self._addresses = addresses
-        self._receivers = receivers
-        self.asked: list[str] = []
-
-    def addresses(self) -> Sequence[InterfaceAddress]:
-        return self._addresses
-
-    def receivers(self, interfaces: Iterable[str]) -> Sequence[InterfaceAddress]:
-        self.asked = list(interfaces)
-        return [one for one in self._receivers if one.interface in self.asked]
-
-
-def told_uses(host: HostBuilder, kernel: Told) -> Mapping[str, tuple[HostUse, ...]]:
-    findings = Findings()
-    find_net_uses(host.tree, findings, kernel)
-    result = findings.result()
-    assert result.unknown == ()
-    return result.by_path
 
 
 def test_an_idle_interface_has_no_use(host: HostBuilder) -> None:
@@ -138,44 +112,58 @@ def test_a_macvtap_of_a_guest_uses_the_interface_below(host: HostBuilder) -> Non
     assert host.uses_of(eth0) == (HostUse(KIND.BRIDGE_PORT, "macvtap0"),)
 
 
-GUEST = "02:42:ac:11:00:02"
+HIDDEN = HostUse(KIND.GLOBAL_ADDRESS, "(of a VLAN, macvlan or ipvlan in another network namespace)")
 
 
-def test_a_macvlan_of_a_container_uses_the_card_below(host: HostBuilder) -> None:
-    eth0, eth1 = host.nic("eth0"), host.nic("eth1", "0000:00:04.0")
-    host.virtual_nic("dummy0")
-    kernel = Told(receivers=[InterfaceAddress("eth0", GUEST)])
-    assert told_uses(host, kernel) == {
-        eth0: (HostUse(KIND.GLOBAL_ADDRESS, f"{GUEST} (as of a macvlan in another network namespace)"),)
-    }
-    assert kernel.asked == ["eth0", "eth1"]
-    assert told_uses(host, Told(receivers=[InterfaceAddress("eth1", GUEST)])).keys() == {eth1}
-
-
-def test_what_stands_on_a_card_here_is_no_macvlan_elsewhere(host: HostBuilder) -> None:
-    host.nic("eth0")
-    host.virtual_nic("eth0.5", "eth0")
-    host.write(f"{host.virtual_nic('macvlan0', 'eth0.5')}/address", f"{GUEST}\n")
-    assert told_uses(host, Told(receivers=[InterfaceAddress("eth0", GUEST)])) == {}
-
-
-def test_a_port_of_a_bridge_receives_for_what_is_behind_the_others(host: HostBuilder) -> None:
+def test_a_card_that_receives_for_itself_alone_has_no_use(host: HostBuilder) -> None:
     eth0 = host.nic("eth0")
-    host.directory(f"{host.virtual_nic('br0')}/bridge")
-    host.enslave("eth0", "br0")
-    kernel = Told(receivers=[InterfaceAddress("eth0", GUEST)])
-    assert told_uses(host, kernel) == {eth0: (HostUse(KIND.BRIDGE_PORT, "br0"),)}
+    host.append("/proc/1/net/dev_mcast", "3    eth0            7     0     333300000001\n")
+    host.asked4("eth0", 1)
+    assert host.uses_of(eth0) == ()
 
 
-def test_a_kernel_that_does_not_tell_for_whom_cards_receive_makes_net_unknown(host: HostBuilder) -> None:
-    class Silent(Told):
-        def receivers(self, interfaces: Iterable[str]) -> Sequence[InterfaceAddress]:
-            raise Unreadable("rtnetlink", f"{list(interfaces)}")
+def test_what_stands_on_a_card_in_a_container_is_a_use(host: HostBuilder) -> None:
+    eth0, eth1 = host.nic("eth0"), host.nic("enp4s0f1np1v10", "0000:00:04.0")
+    host.asked4("eth0", 1)
+    host.asked4("enp4s0f1np1v10", 2)
+    assert host.uses_of(eth0) == ()
+    assert host.uses_of(eth1) == (HIDDEN,)
 
-    host.nic("eth0")
-    findings = Findings()
-    find_net_uses(host.tree, findings, Silent())
-    assert findings.result().unknown == (("net", "further addresses of cards: rtnetlink: ['eth0']"),)
+
+@pytest.mark.parametrize(("flags", "uses"), [("0x1003", ()), ("0x1002", (HIDDEN,))])
+def test_what_stands_on_a_card_here_asks_while_it_is_up(
+    host: HostBuilder, flags: str, uses: tuple[HostUse, ...]
+) -> None:
+    eth0 = host.nic("eth0")
+    host.write(f"{host.virtual_nic('eth0.5', 'eth0')}/flags", f"{flags}\n")
+    host.asked4("eth0", 2)
+    host.asked4("eth0.5", 1)
+    assert host.uses_of(eth0) == uses
+
+
+def test_a_group_that_shares_the_ethernet_address_is_no_container(host: HostBuilder) -> None:
+    eth0 = host.nic("eth0")
+    host.asked4("eth0", 2)
+    host.join4("eth0", "0A0000EF")  # 239.0.0.10 does not
+    assert host.uses_of(eth0) == (HIDDEN,)
+    host.join4("eth0", "010080EF")  # 239.128.0.1 does
+    assert host.uses_of(eth0) == ()
+
+
+def test_who_stands_on_what_a_container_stands_on_is_used_too(host: HostBuilder) -> None:
+    eth0 = host.nic("eth0")
+    host.write(f"{host.virtual_nic('eth0.5', 'eth0')}/flags", "0x1003\n")
+    host.asked4("eth0", 2)
+    host.asked4("eth0.5", 2)
+    assert host.uses_of(eth0) == (HostUse(KIND.GLOBAL_ADDRESS, f"{HIDDEN.detail} on eth0.5"),)
+
+
+def test_a_member_of_a_bond_receives_for_the_bond(host: HostBuilder) -> None:
+    eth0 = host.nic("eth0")
+    host.directory(f"{host.virtual_nic('bond0', 'eth0')}/bonding")
+    host.enslave("eth0", "bond0")
+    host.asked4("eth0", 3)
+    assert host.uses_of(eth0) == (HostUse(KIND.BOND_MEMBER, "bond0"),)
 
 
 def test_a_pppoe_session_uses_its_interface(host: HostBuilder) -> None:
@@ -203,7 +191,7 @@ def test_netlink_explains_it_where_it_speaks_of_the_host(host: HostBuilder) -> N
     eth0 = host.nic("eth0")
     host.append("/proc/1/net/fib_trie", "     |-- 198.51.100.7\n        /32 host LOCAL\n")
     findings = Findings()
-    find_net_uses(host.tree, findings, Told(addresses=[InterfaceAddress("eth0", "198.51.100.7")]))
+    find_net_uses(host.tree, findings, lambda: [InterfaceAddress("eth0", "198.51.100.7")])
     result = findings.result()
     assert result.unknown == ()
     assert result.by_path[eth0] == (HostUse(KIND.GLOBAL_ADDRESS, "198.51.100.7"),)
@@ -220,7 +208,7 @@ def test_an_address_on_an_interface_that_sysfs_lacks_makes_net_unknown(host: Hos
     assert [kind for kind, _ in host.uses().unknown] == ["net"]
 
 
-@pytest.mark.parametrize("name", ["dev", "route", "fib_trie", "ipv6_route", "if_inet6"])
+@pytest.mark.parametrize("name", ["dev", "route", "fib_trie", "ipv6_route", "if_inet6", "dev_mcast", "igmp"])
 def test_an_unreadable_file_makes_net_unknown(host: HostBuilder, name: str) -> None:
     host.unreadable(f"/proc/1/net/{name}")
     assert {kind for kind, _ in host.uses().unknown} == {"net"}

@@ -48,6 +48,7 @@ CHANGES: dict[str, Callable[[HostBuilder], object]] = {
     "a disk below a mapping that is not live yet": lambda host: host.directory(f"{host.path_of('sdb')}/holders/dm-0"),
     "another path of a namespace": lambda host: host.directory(f"{NVME}/nvme0c0n1"),
     "a signature that udev has written": lambda host: host.write("/run/udev/data/b8:77", "E:ID_FS_TYPE=btrfs\n"),
+    "a VLAN of a container": lambda host: host.asked4("eth0", 2),
     "a PPPoE session": lambda host: host.append("/proc/1/net/pppoe", "00000001 52:54:00:12:34:56 eth0\n"),
     "a console": lambda host: host.write("/sys/class/vtconsole/vtcon0/bind", "1\n"),
     "an open VFIO device": lambda host: host.write(f"{FUNCTION}/enable", "1\n"),
