@@ -32,10 +32,14 @@ log = structlog.get_logger()
 ACCEPTED_A_TURN = 16
 PAUSE_S = 0.5
 """How long nothing is accepted after there was no descriptor for it."""
+HANDSHAKE_S = 15.0
+"""A handshake that fails has failed by then: gRPC gives it ten seconds (`api/server.py`)."""
 TOLD_EVERY_S = 60.0
 """How often the log says the same of the same visitor."""
 _KEPT = 1024
-"""Of how many the log tells within that time; all others are told of as if they were one."""
+"""Of how many visitors the log tells within that time; all others are told of as if they were one."""
+_OF_ALL = frozenset({"", "all", "strangers"})
+"""What the log tells that is of no one visitor."""
 _STRANGERS = 8
 """One connection in so many may be one by TLS that has not shown yet who it is from."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
@@ -121,6 +125,7 @@ class _Connection:
     regular: _Regular
     passage: Passage
     link: Link
+    came: float
 
 
 class Front:
@@ -236,7 +241,7 @@ class Front:
             undone.callback(self._loop.remove_reader, client)
             link = Link(self._pipe, client, server, passage, on_close=lambda: self._ended(name), loop=self._loop)
             undone.pop_all()
-        self._connections[name] = _Connection(visitor, place, regular, passage, link)
+        self._connections[name] = _Connection(visitor, place, regular, passage, link, self._loop.time())
         if visitor.caller is None:
             self._strangers.came(visitor.key, name)
 
@@ -274,7 +279,7 @@ class Front:
 
     def _tell(self, about: str, event: str, **facts: object) -> None:
         now = self._loop.time()
-        if len(self._told_at) >= _KEPT and about not in self._told_at:
+        if len(self._told_at) >= _KEPT and about not in {*self._told_at, *_OF_ALL}:
             self._told_at = {one: at for one, at in self._told_at.items() if now - at < TOLD_EVERY_S}
             if len(self._told_at) >= _KEPT:
                 about = "others"
@@ -286,7 +291,9 @@ class Front:
     def _ended(self, name: str) -> None:
         connection = self._connections.pop(name)
         self._places.leave(connection.place)
-        if self._strangers.known(connection.visitor.key, name) and connection.link.turned_away and self._doors:
+        was_stranger = self._strangers.known(connection.visitor.key, name)
+        is_young = self._loop.time() - connection.came < HANDSHAKE_S
+        if was_stranger and is_young and connection.link.turned_away and self._doors:
             # gRPC itself says nothing of a handshake that fails.
             event = "a client was turned away before its first call: no TLS, or no certificate that is trusted here"
             self._tell(f"TLS {connection.visitor.key}", event, of=connection.visitor.key)

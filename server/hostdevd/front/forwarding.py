@@ -93,7 +93,7 @@ class _Lane:
         except BlockingIOError:
             return
         except OSError:
-            self._link.close()
+            self._link.lost(self._sink)
             return
         if not self.rest:
             self.rest = memoryview(b"")  # the old one would keep all that it was a part of
@@ -122,7 +122,7 @@ class _Answers(_Lane):
             self._keep(os.read(pipe.out, count))
         except OSError:  # nobody receives any more
             os.read(pipe.out, count)
-            self._link.close()
+            self._link.lost(self._sink)
 
 
 class _Requests(_Lane):
@@ -154,7 +154,7 @@ class _Requests(_Lane):
         except BlockingIOError:
             sent = 0
         except OSError:  # nobody receives any more
-            self._link.close()
+            self._link.lost(self._sink)
             return
         if sent < count:
             self._keep(bytes(read[sent:]))
@@ -203,6 +203,11 @@ class Link:
             self.close()
         else:
             self.look_later()
+
+    def lost(self, sink: socket.socket) -> None:
+        """One of them takes nothing any more."""
+        self.turned_away = self.turned_away or sink is self._server
+        self.close()
 
     def look_later(self) -> None:
         """See in a while whether anything moves."""

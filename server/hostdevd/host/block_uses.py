@@ -15,7 +15,7 @@ from hostdevd.host.blocks import SYS_BLOCK, BlockGraph
 from hostdevd.host.findings import Findings
 from hostdevd.host.mounts import Mount, parse_mount, swap_devices
 from hostdevd.host.sysfs import HostTree
-from hostdevd.host.targets import served
+from hostdevd.host.targets import carrier, served
 
 _STORAGE = "storage"
 # The volume group in a device-mapper name: hyphens of its own are doubled (`vg--a-root`).
@@ -151,10 +151,14 @@ def _btrfs(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
 def _targets(tree: HostTree, graph: BlockGraph, findings: Findings) -> None:
     for store in served(tree):
         name = graph.named(store.path)
-        if name is not None:  # a file is its mounted file system's business
+        device = carrier(tree, store.path) if name is None else None
+        if name is not None:
             findings.add(graph.disks(name), HostUseKind.DM_HOLDER, store.target)
-        elif store.path.startswith("/dev/"):
-            findings.unknown(_STORAGE, f"{store.path}, which {store.target} serves, is not found")
+        elif device is not None:
+            findings.add((device,), HostUseKind.DM_HOLDER, store.target)
+        elif store.path.startswith("/dev/") and not tree.exists(store.path.rpartition("/")[0]):
+            # Else it is a file, which is its mounted file system's business, or its device has gone.
+            findings.unknown(_STORAGE, f"{store.path}, which {store.target} serves, cannot be looked for")
 
 
 # --- what stands on it -------------------------------------------------------------------------------

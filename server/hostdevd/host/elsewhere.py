@@ -3,7 +3,8 @@
 Nothing of them is in the sysfs of this namespace. But each that is up has the card below receive what is for the group
 of all hosts, 224.0.0.1, and the kernel counts who asks for its Ethernet address: the host's own IPv4 for a group, each
 interface that stands on the card here, and each that does elsewhere (`dev_mc_sync` in vlan_dev.c, macvlan.c and
-ipvlan_main.c of Linux).
+ipvlan_main.c of Linux). An interface that itself asks another one is counted once more for each of those
+(`__hw_addr_sync_one`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def carriers(tree: HostTree, interfaces: Interfaces) -> Iterator[str]:
         interface = interfaces.by_name.get(name)
         if interface is None or interface.master is not None:
             continue  # gone, or used already by a master, which may ask too
-        unexplained = count - own[name]
+        unexplained = count - own[name] - len(interfaces.lowers(name))
         if unexplained > 0 and unexplained > sum(_is_up(tree, upper.name) for upper in interfaces.uppers(name)):
             yield name
 

@@ -47,6 +47,10 @@ class Interfaces:
                     todo.append(lower)
         return found
 
+    def lowers(self, name: str) -> set[str]:
+        """The interfaces that this one stands right on."""
+        return self._lower.get(name, set())
+
     def uppers(self, name: str) -> list[Interface]:
         """The interfaces that stand right on this one."""
         return [interface for upper, interface in self.by_name.items() if name in self._lower[upper]]

@@ -5,6 +5,8 @@ Both are set up in configfs, and tell there which device each store is; nothing 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +15,9 @@ from hostdevd.host.sysfs import HostTree
 _CONFIG = "/sys/kernel/config"
 _LIO = f"{_CONFIG}/target/core"
 _NVMET = f"{_CONFIG}/nvmet/subsystems"
+# Of a store that was made without its path, which is for information only.
+_LIO_INFO = re.compile(r"(?:iBlock device: |File: )(\S+)")
+_CHARACTER_CLASSES = ("scsi_tape", "scsi_generic", "scsi_changer", "nvme")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +34,25 @@ def served(tree: HostTree) -> Iterator[Store]:
     Of LIO also one that is not enabled yet: its path is set right before.
     """
     for plugin in tree.names(_LIO):
-        # `iblock_0`, `fileio_1`; `alua` and the like have no stores.
+        # `iblock_0`, `fileio_1`, `pscsi_0`; `alua` and the like have no stores.
         for name in tree.names(f"{_LIO}/{plugin}"):
             path = tree.value(f"{_LIO}/{plugin}/{name}/udev_path")
-            if path:
-                yield Store(path, f"LIO {name}")
+            told = None if path else _LIO_INFO.search(tree.value(f"{_LIO}/{plugin}/{name}/info"))
+            if path or told:
+                yield Store(os.path.join("/dev", told[1] if told else path), f"LIO {name}")  # noqa: PTH118  the host's
     for subsystem in tree.names(_NVMET):
-        for namespace in tree.names(f"{_NVMET}/{subsystem}/namespaces"):
-            at = f"{_NVMET}/{subsystem}/namespaces/{namespace}"
+        namespaces = (f"namespaces/{number}" for number in tree.names(f"{_NVMET}/{subsystem}/namespaces"))
+        for part in (*namespaces, "passthru"):
             # Only while it is enabled it has the device open.
-            if tree.value(f"{at}/enable") == "1":
-                yield Store(tree.value(f"{at}/device_path"), f"nvmet {subsystem}")
+            if tree.value(f"{_NVMET}/{subsystem}/{part}/enable") == "1":
+                yield Store(tree.value(f"{_NVMET}/{subsystem}/{part}/device_path"), f"nvmet {subsystem}")
+
+
+def carrier(tree: HostTree, path: str) -> str | None:
+    """The sysfs path of the device whose character node this is: a SCSI device, an NVMe controller's PCI function."""
+    name = (tree.real(path) or path).rpartition("/")[2]
+    for kind in _CHARACTER_CLASSES:
+        found = tree.link(f"/sys/class/{kind}/{name}")
+        if found is not None and f"/{kind}/" in found:
+            return found.rpartition(f"/{kind}/")[0]
+    return None

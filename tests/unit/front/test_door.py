@@ -218,6 +218,8 @@ async def test_a_crowd_is_told_of_as_one(tmp_path: Path, behind: Behind, monkeyp
         for number in (*range(6), 0):
             front._tell(str(number), "told", of=number)
         assert [entry["of"] for entry in logs] == [0, 1, 2, 3]  # 3 for 4 and 5 as well
+        front._tell("all", "full", of="all")
+        assert logs.pop()["of"] == "all"
         monkeypatch.setattr(door, "TOLD_EVERY_S", 0.0)
         front._tell("6", "told", of=6)
     assert logs[-1]["of"] == 6

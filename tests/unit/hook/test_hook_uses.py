@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import runpy
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,16 +72,21 @@ def test_what_a_guest_wrote_on_its_disk_keeps_it_from_nothing(lun: GuardedHost, 
 
 
 def refusals(
-    host: GuardedHost, xml: str, fault: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[str], list[tuple[str, int]]]:
-    """What the hook says when every exclusive opening fails so, and what it opened."""
+    host: GuardedHost, xml: str, fault: int, monkeypatch: pytest.MonkeyPatch, times: int = sys.maxsize
+) -> tuple[list[str], set[tuple[str, int]]]:
+    """What the hook says when the first so many exclusive openings fail so, and what it opened."""
     monkeypatch.setenv("HOSTDEVD_GUARD_ROOT", str(host.root))
     hook = runpy.run_path(str(HOOK))
-    opened = []
+    monkeypatch.setitem(hook["Guard"].__init__.__globals__, "CLAIMS_PASS_S", 0.3)
+    opened = set()
+    failures = itertools.count()
+    really = os.open
 
     def refuse(path: str, flags: int) -> int:
-        opened.append((path, flags & os.O_EXCL))
-        raise OSError(fault, "refused")
+        opened.add((path, flags & os.O_EXCL))
+        if next(failures) < times:
+            raise OSError(fault, "refused")
+        return really(path, flags)
 
     monkeypatch.setattr(os, "open", refuse)
     return list(hook["Guard"](hook["parse"](xml.encode())).refusals()), opened
@@ -92,7 +99,7 @@ def test_a_pool_that_the_host_has_open_is_a_use(
     """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
     lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
     said, opened = refusals(lun, domain(scsi()), fault, monkeypatch)
-    assert opened == [(str(lun.at("/dev/sdb")), os.O_EXCL)]
+    assert opened == {(str(lun.at("/dev/sdb")), os.O_EXCL)}
     assert [word for word in words if word in said[0]] == words
     assert len(said) == len(words)
 
@@ -102,6 +109,30 @@ def test_a_disk_that_the_host_has_claimed_for_what_nothing_tells_is_a_use(
 ) -> None:
     said, _ = refusals(lun, domain(scsi()), errno.EBUSY, monkeypatch)
     assert "2:0:0:1 is in use by the host: it is claimed on the host" in said[0]
+
+
+def test_a_claim_that_passes_is_waited_out(lun: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusals(lun, domain(scsi()), errno.EBUSY, monkeypatch, times=2)[0] == []
+
+
+def test_a_disk_that_may_not_be_asked_counts_as_claimed(lun: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PermissionError):
+        refusals(lun, domain(scsi()), errno.EACCES, monkeypatch)
+
+
+def test_a_tape_or_a_controller_that_a_target_passes_through(host: GuardedHost) -> None:
+    host.card(ADAPTER, group=5)
+    path = f"/sys/devices/pci0000:00/{ADAPTER}"
+    host.write("/dev/st0", "")
+    host.link("/sys/class/scsi_tape/st0", host.directory(f"{path}/host2/target2:0:0/2:0:0:1/scsi_tape/st0"))
+    tape = "/sys/kernel/config/target/core/pscsi_0/tape/udev_path"
+    host.write(tape, "/dev/st0\n")
+    assert host.start(domain(pci(ADAPTER, alias=""))).refuses("is served by the host's LIO as tape")
+    host.at(tape).unlink()
+    host.link("/sys/class/nvme/nvme0", host.directory(f"{path}/nvme/nvme0"))
+    host.write("/sys/kernel/config/nvmet/subsystems/nqn/passthru/device_path", "/dev/nvme0\n")
+    host.write("/sys/kernel/config/nvmet/subsystems/nqn/passthru/enable", "1\n")
+    assert host.start(domain(pci(ADAPTER, alias=""))).refuses("is served by the host's nvmet as nqn")
 
 
 @pytest.mark.parametrize("files", [
@@ -195,6 +226,7 @@ def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> N
         lambda host: host.asked4("eth0", 1),
         lambda host: (host.asked4("eth0", 2), host.join4("eth0", "010080EF")),
         lambda host: (host.asked4("eth0", 2), host.write(f"{host.virtual_nic('vlan7', 'eth0')}/flags", "0x1003\n")),
+        lambda host: (host.virtual_nic("vlan7", "eth0"), host.asked4("vlan7", 2)),
     ],
 )
 def test_who_asks_a_card_and_is_known(host: GuardedHost, harmless: object) -> None:
@@ -214,7 +246,7 @@ def test_who_asks_a_card_and_is_known(host: GuardedHost, harmless: object) -> No
         (lambda host: host.write("/proc/1/net/if_inet6", f"{'20010db8':0<32} 03 40 00 80 eth0\n"), "IPv6"),
         (lambda host: (host.virtual_nic("vlan7", "eth0"), host.default4("vlan7")), "vlan7 carries"),
         (lambda host: host.asked4("eth0", 2), "eth0 carries a VLAN, macvlan or ipvlan"),
-        (lambda host: (host.virtual_nic("vlan7", "eth0"), host.asked4("vlan7", 2)), "vlan7 carries a VLAN, macvlan"),
+        (lambda host: (host.virtual_nic("vlan7", "eth0"), host.asked4("vlan7", 3)), "vlan7 carries a VLAN, macvlan"),
     ],
 )
 def test_an_interface_in_use(host: GuardedHost, use: object, word: str) -> None:

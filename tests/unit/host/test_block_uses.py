@@ -161,18 +161,40 @@ def test_what_the_hosts_own_targets_serve_is_in_use(host: HostBuilder) -> None:
     host.write(f"{lio}/iblock_0/first/udev_path", "/dev/sda\n")
     host.write(f"{lio}/fileio_1/image/udev_path", "/srv/image.raw\n")
     host.write(f"{lio}/pscsi_2/unset/udev_path", "\n")
+    host.write(f"{lio}/iblock_3/gone/udev_path", "/dev/sdz\n")
+    host.write(f"{lio}/iblock_4/by-hand/udev_path", "\n")
+    host.write(f"{lio}/iblock_4/by-hand/info", "Status: ACTIVATED\n        iBlock device: sde  readonly: 0\n")
+    sde = host.disk("sde")
     for number, (path, enabled) in enumerate([("/dev/sdb", "1"), ("/dev/sdc", "0"), ("/srv/other.raw", "1")]):
         space = host.directory(f"/sys/kernel/config/nvmet/subsystems/nqn.2014-08.org:x/namespaces/{number}")
         host.write(f"{space}/device_path", f"{path}\n")
         host.write(f"{space}/enable", f"{enabled}\n")
     assert kinds(host.uses_of(sda)) == {("DM_HOLDER", "LIO first")}
     assert kinds(host.uses_of(sdb)) == {("DM_HOLDER", "nvmet nqn.2014-08.org:x")}
+    assert kinds(host.uses_of(sde)) == {("DM_HOLDER", "LIO by-hand")}
     assert host.uses_of(sdc) == host.uses_of(sdd) == ()
 
 
-def test_a_served_device_that_is_not_found_makes_storage_unknown(host: HostBuilder) -> None:
-    host.write("/sys/kernel/config/target/core/iblock_0/first/udev_path", "/dev/gone\n")
-    assert host.uses().unknown == (("storage", "/dev/gone, which LIO first serves, is not found"),)
+def test_a_tape_or_a_controller_that_a_target_passes_through_is_in_use(host: HostBuilder) -> None:
+    tape = "/sys/devices/pci0000:00/0000:00:05.0/host2/target2:0:0/2:0:0:1"
+    host.link("/sys/class/scsi_tape/st0", host.directory(f"{tape}/scsi_tape/st0"))
+    host.write("/dev/st0", "")
+    host.link("/dev/tape/by-id/scsi-1234", "/dev/st0")
+    host.write("/sys/kernel/config/target/core/pscsi_0/tape/udev_path", "/dev/tape/by-id/scsi-1234\n")
+    function = "/sys/devices/pci0000:00/0000:00:04.0"
+    host.link("/sys/class/nvme/nvme0", host.directory(f"{function}/nvme/nvme0"))
+    passed = "/sys/kernel/config/nvmet/subsystems/nqn/passthru"
+    host.write(f"{passed}/device_path", "/dev/nvme0\n")
+    host.write(f"{passed}/enable", "1\n")
+    assert kinds(host.uses_of(tape)) == {("DM_HOLDER", "LIO tape")}
+    assert kinds(host.uses_of(function)) == {("DM_HOLDER", "nvmet nqn")}
+
+
+def test_a_served_device_whose_links_are_out_of_sight_makes_storage_unknown(host: HostBuilder) -> None:
+    host.write("/sys/kernel/config/target/core/iblock_0/first/udev_path", "/dev/disk/by-id/x\n")
+    assert host.uses().unknown == (("storage", "/dev/disk/by-id/x, which LIO first serves, cannot be looked for"),)
+    host.directory("/dev/disk/by-id")
+    assert host.uses().unknown == ()
 
 
 def test_an_nvme_namespace_uses_its_controller(host: HostBuilder) -> None:
