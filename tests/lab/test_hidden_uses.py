@@ -82,42 +82,22 @@ def served_by_lio(block: str) -> Iterator[None]:
 
 
 @contextmanager
-def nvmet_subsystem() -> Iterator[Path]:
+def served_by_nvmet(block: str) -> Iterator[None]:
     run("modprobe", "nvmet")
     subsystem = CONFIGFS / "nvmet/subsystems" / NVMET
+    space = subsystem / "namespaces/1"
     subsystem.mkdir()
     try:
-        yield subsystem
-    finally:
-        subsystem.rmdir()
-
-
-@contextmanager
-def enabled(part: Path, node: str) -> Iterator[None]:
-    (part / "device_path").write_text(node)
-    (part / "enable").write_text("1")
-    try:
-        yield
-    finally:
-        (part / "enable").write_text("0")
-
-
-@contextmanager
-def served_by_nvmet(block: str) -> Iterator[None]:
-    with nvmet_subsystem() as subsystem:
-        space = subsystem / "namespaces/1"
         space.mkdir()
         try:
-            with enabled(space, block):
-                yield
+            (space / "device_path").write_text(block)
+            (space / "enable").write_text("1")
+            yield
         finally:
+            (space / "enable").write_text("0")
             space.rmdir()
-
-
-@contextmanager
-def passed_through_by_nvmet(controller: str) -> Iterator[None]:
-    with nvmet_subsystem() as subsystem, enabled(subsystem / "passthru", controller):
-        yield
+    finally:
+        subsystem.rmdir()
 
 
 @pytest.fixture(autouse=True)
@@ -148,15 +128,6 @@ def hook_says(lab: LabHost, name: str) -> str:
     return done.stderr
 
 
-def user_of(lab: LabHost, name: str) -> tuple[device_pb2.Device, str]:
-    """What the host uses of a device, and the node or interface by which it does."""
-    device = lab.api.device(name)
-    for controller in Path("/sys/bus/pci/devices", device.pci.address, "nvme").glob("nvme*"):
-        return device, f"/dev/{controller.name}"
-    user = next(one for one in lab.api.devices(types=["storage", "net"]) if one.parent == name)
-    return user, user.storage.block or user.net.interface
-
-
 @pytest.mark.parametrize(
     ("role", "using", "kind", "detail", "guard"),
     [
@@ -167,7 +138,6 @@ def user_of(lab: LabHost, name: str) -> tuple[device_pb2.Device, str]:
         ("scsi_disk", journal_of_a_container, "MOUNT", "(journal on {block})", "is claimed on the host"),
         ("scsi_disk", served_by_lio, "DM_HOLDER", "LIO first", "is served by the host's LIO as first"),
         ("scsi_disk", served_by_nvmet, "DM_HOLDER", f"nvmet {NVMET}", f"is served by the host's nvmet as {NVMET}"),
-        ("nvme_sriov", passed_through_by_nvmet, "DM_HOLDER", f"nvmet {NVMET}", f"served by the host's nvmet as {NVMET}"),
     ],
 )  # fmt: skip
 def test_a_use_that_hides_is_found(  # noqa: PLR0913, PLR0917  a row of the table
@@ -179,7 +149,8 @@ def test_a_use_that_hides_is_found(  # noqa: PLR0913, PLR0917  a row of the tabl
     guard: str,
 ) -> None:
     api, name = lab.api, lab.roles[role]
-    user, node = user_of(lab, name)
+    user = next(one for one in api.devices(types=["storage", "net"]) if one.parent == name)
+    node = user.storage.block or user.net.interface
 
     def uses() -> list[tuple[str, str]]:
         return [
