@@ -44,6 +44,7 @@ def container_on(interface: str, kind: str) -> Iterator[None]:
 @contextmanager
 def journal_of_a_container(block: str) -> Iterator[None]:
     """Of a file system on a file, which has its journal on the disk, mounted in a mount namespace of its own."""
+    run("modprobe", "loop")
     image = Path("/mnt/journaled.img")
     with image.open("wb") as file:
         file.truncate(64 << 20)
