@@ -16,7 +16,7 @@ from hostdev.v1 import device_pb2
 
 HOOK = Path(__file__).parents[2] / "deploy/hooks/qemu.d/hostdevd"
 CONFIGFS = Path("/sys/kernel/config")
-ELSEWHERE = "(of a VLAN, macvlan or ipvlan in another network namespace)"
+ELSEWHERE = "(a VLAN, macvlan or ipvlan on it is in another network namespace)"
 KINDS = ("macvlan mode bridge", "macvlan mode passthru", "ipvlan mode l2", "vlan id 7")
 NVMET = "nqn.2014-08.org.example:lab"
 
@@ -52,6 +52,7 @@ def journal_of_a_container(block: str) -> Iterator[None]:
         run("mke2fs", "-q", "-F", "-b", "4096", "-O", "journal_dev", block)
         run("mke2fs", "-q", "-F", "-b", "4096", "-t", "ext4", "-J", f"device={block}", str(image))
         Path("/mnt/journaled").mkdir(exist_ok=True)
+        run("udevadm", "settle")  # it reads what is on the disk now
         command = f"mount -o loop {image} /mnt/journaled && echo there && exec sleep 600"
         with subprocess.Popen(["unshare", "-m", "sh", "-c", command], stdout=subprocess.PIPE) as process:
             try:
@@ -136,7 +137,7 @@ def hook_says(lab: LabHost, name: str) -> str:
             ("nic_single", partial(container_on, kind=kind), "GLOBAL_ADDRESS", ELSEWHERE, "another network namespace")
             for kind in KINDS
         ),
-        ("scsi_disk", journal_of_a_container, "MOUNT", "(journal on {block})", "is claimed on the host"),
+        ("scsi_disk", journal_of_a_container, "MOUNT", "(journal on {block})", "open on the host as jbd"),
         ("scsi_disk", served_by_lio, "DM_HOLDER", "LIO first", "is served by the host's LIO as first"),
         ("scsi_disk", served_by_nvmet, "DM_HOLDER", f"nvmet {NVMET}", f"is served by the host's nvmet as {NVMET}"),
     ],

@@ -222,13 +222,23 @@ def _host_in_use(around: Surroundings, device: NodeDevice) -> Iterator[Reason]:
                 continue  # the disk itself says it better
             if use.kind is HostUseKind.PRIMARY_CONSOLE and _is_allowed(around, device):
                 continue
-            text = _USE_TEXT[use.kind].format(use.detail).strip()
-            yield Reason(
-                "HOST_IN_USE",
-                user.name,
-                f"{user.name} {text}",
-                _USE_REMEDY.get(use.kind, "stop the host's use of it first").format(use.detail),
-            )
+            yield Reason("HOST_IN_USE", user.name, f"{user.name} {_use_text(use)}", _use_remedy(use))
+
+
+def _use_text(use: HostUse) -> str:
+    if _is_described(use):
+        return f"is in use by the host {use.detail}"
+    return _USE_TEXT[use.kind].format(use.detail).strip()
+
+
+def _use_remedy(use: HostUse) -> str:
+    remedy = None if _is_described(use) else _USE_REMEDY.get(use.kind)
+    return (remedy or "stop the host's use of it first").format(use.detail)
+
+
+def _is_described(use: HostUse) -> bool:
+    """Whether the detail says in brackets what the use is, since nothing has a name, as what a container has."""
+    return use.detail.startswith("(")
 
 
 def _no_address(_: Surroundings, device: NodeDevice) -> Iterator[Reason]:

@@ -26,7 +26,7 @@ from hostdevd.host.sysfs import HostTree
 _NET = "net"
 PPPOE = "/proc/1/net/pppoe"
 _PPPOE_COLUMNS = 3
-_ELSEWHERE = "(of a VLAN, macvlan or ipvlan in another network namespace)"
+_ELSEWHERE = "(a VLAN, macvlan or ipvlan on it is in another network namespace)"
 
 Addresses = Callable[[], Sequence[InterfaceAddress]]
 """Asks netlink for the addresses of process 1's network."""

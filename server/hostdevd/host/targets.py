@@ -15,8 +15,9 @@ from hostdevd.host.sysfs import HostTree
 _CONFIG = "/sys/kernel/config"
 _LIO = f"{_CONFIG}/target/core"
 _NVMET = f"{_CONFIG}/nvmet/subsystems"
-# Of a store that was made without its path, which is for information only.
-_LIO_INFO = re.compile(r"(?:iBlock device: |File: )(\S+)")
+# What the kernel has open; `udev_path` is only what whoever set it up wrote.
+_LIO_BLOCK = re.compile(r"iBlock device: (\S+)")
+_LIO_FILE = re.compile(r"File: (\S+)")
 _CHARACTER_CLASSES = ("scsi_tape", "scsi_generic", "scsi_changer", "nvme")
 
 
@@ -36,10 +37,12 @@ def served(tree: HostTree) -> Iterator[Store]:
     for plugin in tree.names(_LIO):
         # `iblock_0`, `fileio_1`, `pscsi_0`; `alua` and the like have no stores.
         for name in tree.names(f"{_LIO}/{plugin}"):
-            path = tree.value(f"{_LIO}/{plugin}/{name}/udev_path")
-            told = None if path else _LIO_INFO.search(tree.value(f"{_LIO}/{plugin}/{name}/info"))
-            if path or told:
-                yield Store(os.path.join("/dev", told[1] if told else path), f"LIO {name}")  # noqa: PTH118  the host's
+            info = tree.value(f"{_LIO}/{plugin}/{name}/info")
+            path = (
+                _first(_LIO_BLOCK, info) or tree.value(f"{_LIO}/{plugin}/{name}/udev_path") or _first(_LIO_FILE, info)
+            )
+            if path:
+                yield Store(os.path.join("/dev", path), f"LIO {name}")  # noqa: PTH118  a path of the host
     for subsystem in tree.names(_NVMET):
         namespaces = (f"namespaces/{number}" for number in tree.names(f"{_NVMET}/{subsystem}/namespaces"))
         for part in (*namespaces, "passthru"):
@@ -48,9 +51,16 @@ def served(tree: HostTree) -> Iterator[Store]:
                 yield Store(tree.value(f"{_NVMET}/{subsystem}/{part}/device_path"), f"nvmet {subsystem}")
 
 
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
+
+
 def carrier(tree: HostTree, path: str) -> str | None:
     """The sysfs path of the device whose character node this is: a SCSI device, an NVMe controller's PCI function."""
-    name = (tree.real(path) or path).rpartition("/")[2]
+    directory, _, name = (tree.real(path) or path).rpartition("/")
+    if directory != "/dev" and not directory.startswith("/dev/"):
+        return None  # a file may have any name
     for kind in _CHARACTER_CLASSES:
         found = tree.link(f"/sys/class/{kind}/{name}")
         if found is not None and f"/{kind}/" in found:

@@ -51,6 +51,9 @@ def test_a_lun_of_a_stick_is_covered_by_it() -> None:
     assert codes(lun("lun")) == []
 
 
+GENERAL = "stop the host's use of it first"
+
+
 def test_a_class_that_the_profile_refuses() -> None:
     assert codes(pci("01:00.0", class_code=0x070002)) == ["PCI_CLASS"]
     assert codes(pci("01:00.0", class_code=None)) == ["PCI_CLASS"]
@@ -107,6 +110,21 @@ def test_a_use_of_a_shared_namespace_is_told_once_and_of_the_disk() -> None:
     # libvirt may not have listed the disk yet.
     told = [reason.subject for reason in reasons(Surroundings(graph, {nvme.name: uses}), nvme)]
     assert told == [nvme.name]
+
+
+@pytest.mark.parametrize(
+    ("use", "message", "remedy"),
+    [
+        (HostUse(HostUseKind.MOUNT, "/srv"), "is mounted at /srv", "unmount /srv if the host can do without it"),
+        (HostUse(HostUseKind.MOUNT, "(shared directory)"), "is in use by the host (shared directory)", GENERAL),
+        (HostUse(HostUseKind.GLOBAL_ADDRESS, "(a VLAN)"), "is in use by the host (a VLAN)", GENERAL),
+        (HostUse(HostUseKind.DM_HOLDER, "LIO disk1"), "is claimed by LIO disk1", GENERAL),
+    ],
+)
+def test_a_use_without_a_name_is_described(use: HostUse, message: str, remedy: str) -> None:
+    nic = pci("01:00.0")
+    (reason,) = reasons(Surroundings(DeviceGraph([nic]), {nic.name: (use,)}), nic)
+    assert (reason.message, reason.remedy) == (f"{nic.name} {message}", remedy)
 
 
 def test_unknown_uses_refuse_what_they_may_be_about() -> None:

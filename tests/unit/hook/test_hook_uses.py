@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hostdevd.host import elsewhere
 from unit.hook.guarded import ALIAS, BOOT, HOOK, NIC_KEY, OTHER_VM, GuardedHost, disk, domain, pci, scsi, usb
 
 LUN_KEY = "scsi|naa.5000c50015ea71aa|0000:00/5.0/0:0:1"
@@ -83,7 +84,7 @@ def refusals(
     really = os.open
 
     def refuse(path: str, flags: int) -> int:
-        opened.add((path, flags & os.O_EXCL))
+        opened.add((path, flags & (os.O_EXCL | os.O_NONBLOCK)))
         if next(failures) < times:
             raise OSError(fault, "refused")
         return really(path, flags)
@@ -99,7 +100,7 @@ def test_a_pool_that_the_host_has_open_is_a_use(
     """No sysfs file tells of ZFS; the exclusive opening that does needs a kernel, so it is played here."""
     lun.write(f"/run/udev/data/b{lun.number_of('sdb')}", "E:ID_FS_TYPE=zfs_member\n")
     said, opened = refusals(lun, domain(scsi()), fault, monkeypatch)
-    assert opened == {(str(lun.at("/dev/sdb")), os.O_EXCL)}
+    assert opened == {(str(lun.at("/dev/sdb")), os.O_EXCL | os.O_NONBLOCK)}  # else a drive would close its tray
     assert [word for word in words if word in said[0]] == words
     assert len(said) == len(words)
 
@@ -126,6 +127,8 @@ def test_a_tape_or_a_controller_that_a_target_passes_through(host: GuardedHost) 
     host.write("/dev/st0", "")
     host.link("/sys/class/scsi_tape/st0", host.directory(f"{path}/host2/target2:0:0/2:0:0:1/scsi_tape/st0"))
     tape = "/sys/kernel/config/target/core/pscsi_0/tape/udev_path"
+    host.write(tape, "/srv/st0\n")  # a file of that name
+    assert host.start(domain(pci(ADAPTER, alias=""))).passes()
     host.write(tape, "/dev/st0\n")
     assert host.start(domain(pci(ADAPTER, alias=""))).refuses("is served by the host's LIO as tape")
     host.at(tape).unlink()
@@ -143,8 +146,16 @@ def test_a_disk_that_the_hosts_own_target_serves(lun: GuardedHost, files: dict[s
     for path, text in files.items():
         lun.write(f"/sys/kernel/config/{path}", text + "\n")
     assert lun.start(domain(scsi())).refuses("is served by the host's", "as first")
-    lun.write(f"/sys/kernel/config/{next(iter(files))}", "/dev/sdc\n")
+    *_, last = files
+    lun.write(f"/sys/kernel/config/{last}", "0\n")  # a path to no disk, and disabled
     assert lun.start(domain(scsi())).passes()
+
+
+def test_what_a_target_has_open_counts_more_than_what_it_was_told(lun: GuardedHost) -> None:
+    store = "/sys/kernel/config/target/core/iblock_0/first"
+    lun.write(f"{store}/udev_path", "/dev/sdc\n")
+    lun.write(f"{store}/info", "Status: ACTIVATED\n        iBlock device: sdb  UDEV PATH: /dev/sdc  readonly: 0\n")
+    assert lun.start(domain(scsi())).refuses("is served by the host's LIO as first")
 
 
 @pytest.mark.parametrize("boot", [BOOT, OTHER_BOOT])
@@ -218,6 +229,21 @@ def test_a_disk_over_fibre_channel_is_in_use_by_its_port(host: GuardedHost) -> N
     source = "<source><address domain='0x0' bus='0x0' slot='0x7' function='0x0'/></source>"
     taken = f"<hostdev mode='subsystem' type='pci' managed='yes'>{source}</hostdev>"
     assert host.start(domain(taken)).refuses("0000:00:07.0", "/srv")
+
+
+def test_the_guard_knows_the_same_drivers_as_the_service() -> None:
+    assert runpy.run_path(str(HOOK))["COUNT_NOTHING"] == elsewhere.COUNT_NOTHING
+
+
+@pytest.mark.parametrize(("driver", "most"), [("e1000e", 1), ("i40e", 2), ("somebodys-own", 2)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_driver_counts_as_well(host: GuardedHost, driver: str, most: int, more: int) -> None:
+    host.link(f"{host.nic('eth0')}/device", "/sys/devices/pci0000:00/0000:00:03.0")
+    host.bind("0000:00:03.0", driver)
+    host.guard({ALIAS: NIC_KEY})
+    host.asked4("eth0", most + more)
+    outcome = host.start(domain(pci()))
+    assert outcome.refuses("eth0 carries a VLAN, macvlan or ipvlan") if more else outcome.passes()
 
 
 @pytest.mark.parametrize(

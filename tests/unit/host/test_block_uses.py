@@ -155,7 +155,7 @@ def test_a_journal_on_a_disk_of_its_own_is_in_use(host: HostBuilder) -> None:
 
 
 def test_what_the_hosts_own_targets_serve_is_in_use(host: HostBuilder) -> None:
-    sda, sdb, sdc, sdd = (host.disk(name) for name in ("sda", "sdb", "sdc", "sdd"))
+    sda, sdb, sdc = (host.disk(name) for name in ("sda", "sdb", "sdc"))
     lio = "/sys/kernel/config/target/core"
     host.directory(f"{lio}/alua/lu_gps")
     host.write(f"{lio}/iblock_0/first/udev_path", "/dev/sda\n")
@@ -172,7 +172,7 @@ def test_what_the_hosts_own_targets_serve_is_in_use(host: HostBuilder) -> None:
     assert kinds(host.uses_of(sda)) == {("DM_HOLDER", "LIO first")}
     assert kinds(host.uses_of(sdb)) == {("DM_HOLDER", "nvmet nqn.2014-08.org:x")}
     assert kinds(host.uses_of(sde)) == {("DM_HOLDER", "LIO by-hand")}
-    assert host.uses_of(sdc) == host.uses_of(sdd) == ()
+    assert host.uses_of(sdc) == ()
 
 
 def test_a_tape_or_a_controller_that_a_target_passes_through_is_in_use(host: HostBuilder) -> None:
@@ -180,6 +180,7 @@ def test_a_tape_or_a_controller_that_a_target_passes_through_is_in_use(host: Hos
     host.link("/sys/class/scsi_tape/st0", host.directory(f"{tape}/scsi_tape/st0"))
     host.write("/dev/st0", "")
     host.link("/dev/tape/by-id/scsi-1234", "/dev/st0")
+    host.write("/sys/kernel/config/target/core/fileio_1/image/udev_path", "/srv/nvme0\n")  # a file of that name
     host.write("/sys/kernel/config/target/core/pscsi_0/tape/udev_path", "/dev/tape/by-id/scsi-1234\n")
     function = "/sys/devices/pci0000:00/0000:00:04.0"
     host.link("/sys/class/nvme/nvme0", host.directory(f"{function}/nvme/nvme0"))

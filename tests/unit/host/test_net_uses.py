@@ -112,7 +112,25 @@ def test_a_macvtap_of_a_guest_uses_the_interface_below(host: HostBuilder) -> Non
     assert host.uses_of(eth0) == (HostUse(KIND.BRIDGE_PORT, "macvtap0"),)
 
 
-HIDDEN = HostUse(KIND.GLOBAL_ADDRESS, "(of a VLAN, macvlan or ipvlan in another network namespace)")
+HIDDEN = HostUse(KIND.GLOBAL_ADDRESS, "(a VLAN, macvlan or ipvlan on it is in another network namespace)")
+
+
+def card(host: HostBuilder, driver: str, name: str = "eth0", slot: str = "0000:00:03.0") -> str:
+    """An interface of a PCI function with a driver."""
+    path = host.nic(name, slot)
+    host.link(f"{path}/device", host.function(slot, driver))
+    return path
+
+
+@pytest.mark.parametrize(("driver", "count", "uses"), [
+    ("e1000e", 1, ()), ("e1000e", 2, (HIDDEN,)),
+    ("i40e", 2, ()), ("i40e", 3, (HIDDEN,)),  # its rx mode counts, too
+    ("somebodys-own", 2, ()),
+])  # fmt: skip
+def test_a_driver_may_count_as_well(host: HostBuilder, driver: str, count: int, uses: tuple[HostUse, ...]) -> None:
+    eth0 = card(host, driver)
+    host.asked4("eth0", count)
+    assert host.uses_of(eth0) == uses
 
 
 def test_a_card_that_receives_for_itself_alone_has_no_use(host: HostBuilder) -> None:

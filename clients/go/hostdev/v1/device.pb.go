@@ -56,7 +56,8 @@ const (
 	HostUseKind_HOST_USE_KIND_CEPH_OSD HostUseKind = 13
 	// In the pool of a libvirt network; `detail` is the network.
 	HostUseKind_HOST_USE_KIND_NETWORK_POOL HostUseKind = 14
-	// A network interface with an address of global scope.
+	// A network interface with an address of global scope, or one that another network namespace, a container's, has or
+	// stands on: `detail` then says so in brackets.
 	HostUseKind_HOST_USE_KIND_GLOBAL_ADDRESS HostUseKind = 15
 	// The network interface of the default route.
 	HostUseKind_HOST_USE_KIND_DEFAULT_ROUTE HostUseKind = 16

@@ -60,7 +60,9 @@ class _HostUseKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostUseKi
     HOST_USE_KIND_NETWORK_POOL: _HostUseKind.ValueType  # 14
     """In the pool of a libvirt network; `detail` is the network."""
     HOST_USE_KIND_GLOBAL_ADDRESS: _HostUseKind.ValueType  # 15
-    """A network interface with an address of global scope."""
+    """A network interface with an address of global scope, or one that another network namespace, a container's, has or
+    stands on: `detail` then says so in brackets.
+    """
     HOST_USE_KIND_DEFAULT_ROUTE: _HostUseKind.ValueType  # 16
     """The network interface of the default route."""
     HOST_USE_KIND_PRIMARY_CONSOLE: _HostUseKind.ValueType  # 17
@@ -104,7 +106,9 @@ HOST_USE_KIND_CEPH_OSD: HostUseKind.ValueType  # 13
 HOST_USE_KIND_NETWORK_POOL: HostUseKind.ValueType  # 14
 """In the pool of a libvirt network; `detail` is the network."""
 HOST_USE_KIND_GLOBAL_ADDRESS: HostUseKind.ValueType  # 15
-"""A network interface with an address of global scope."""
+"""A network interface with an address of global scope, or one that another network namespace, a container's, has or
+stands on: `detail` then says so in brackets.
+"""
 HOST_USE_KIND_DEFAULT_ROUTE: HostUseKind.ValueType  # 16
 """The network interface of the default route."""
 HOST_USE_KIND_PRIMARY_CONSOLE: HostUseKind.ValueType  # 17

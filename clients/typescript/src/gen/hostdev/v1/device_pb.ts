@@ -2410,7 +2410,8 @@ export enum HostUseKind {
   NETWORK_POOL = 14,
 
   /**
-   * A network interface with an address of global scope.
+   * A network interface with an address of global scope, or one that another network namespace, a container's, has or
+   * stands on: `detail` then says so in brackets.
    *
    * @generated from enum value: HOST_USE_KIND_GLOBAL_ADDRESS = 15;
    */
