@@ -40,6 +40,14 @@ def _portion(directory: Path, after: int, since: float, until: float) -> list[Ma
             if found < AUDIT_VERSION:
                 raise AuditError(f"{path} is of an older hostdevd, which had no audit log")
             return list(read_rows(db, after, since, until, PORTION))
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname.startswith(
+            "SQLITE_READONLY"
+        ):  # who reads a database that is in use, notes that in a file
+            raise AuditError(
+                f"{path}: only root and the service's own user can read it while the service runs"
+            ) from error
+        raise AuditError(f"{path}: {error}") from error
     except (sqlite3.Error, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise AuditError(f"{path}: {text}") from error

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from hostdevd.options.writable import refuse_writable
 from hostdevd.reload import Reloadable
 
 log = structlog.get_logger()
@@ -86,8 +87,10 @@ def read_rules(kind: Kind[T], path: Path) -> T:
 
 def _content(path: Path) -> bytes:
     with open(path, "rb", opener=_open) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
             raise ValueError("is no regular file")
+        refuse_writable(path, mode)
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError(f"is larger than {MOST_BYTES} bytes")

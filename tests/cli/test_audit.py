@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from hostdev.v1 import service_pb2
 from hostdev.v1.service_pb2_grpc import HostDeviceServiceStub
+from hostdevd import audit_reader
 from hostdevd.__main__ import main
 from hostdevd.core.audit import Asked, Ended, Noted, Outcome
 from hostdevd.core.caller import Caller, Proof
@@ -185,6 +187,21 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         (line,) = done.stderr.splitlines()
         assert line.startswith("hostdevd: ")
         assert str(directory / "state.sqlite") in line
+
+
+def test_who_may_read_and_not_write_is_told_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite notes its readers in a file beside the database; root, whom tests may run as, is kept from nothing."""
+
+    class ReadOnly(sqlite3.OperationalError):
+        sqlite_errorname = "SQLITE_READONLY_CANTINIT"
+
+    def opened(path: Path) -> sqlite3.Connection:
+        raise ReadOnly(f"attempt to write a readonly database {path}")
+
+    (tmp_path / "state.sqlite").touch()
+    monkeypatch.setattr(audit_reader, "_opened", opened)
+    with pytest.raises(audit_reader.AuditError, match="only root and the service's own user can read it"):
+        next(audit_reader.rows(tmp_path, after=0, since=0.0, until=1.0))
 
 
 def test_a_time_that_is_none_is_a_usage_error(tmp_path: Path) -> None:

@@ -143,6 +143,13 @@ def test_a_file_that_is_no_toml_is_one_fault(tmp_path: Path, content: bytes) -> 
     assert "\n" not in fault
 
 
+def test_a_file_that_everybody_can_write_is_one_fault(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.touch()
+    file.chmod(0o646)
+    assert read(tmp_path, 'name = "f"\n').faults == [f"{file}: can be written by everybody: chmod o-w {file}"]
+
+
 def test_a_key_with_control_characters_is_told_without_them(tmp_path: Path) -> None:
     (fault,) = read(tmp_path, '"a\\u001b[0m" = 1\n').faults
     assert fault.isprintable()

@@ -67,6 +67,17 @@ def test_an_empty_file_has_no_rules(tmp_path: Path) -> None:
     assert read_rules(POLICY_FILE, file) == NO_POLICY
 
 
+@pytest.mark.parametrize(("mode", "is_read"), [(0o640, True), (0o664, True), (0o646, False), (0o666, False)])
+def test_a_file_that_everybody_can_write_is_refused(tmp_path: Path, mode: int, is_read: bool) -> None:  # noqa: FBT001
+    file = tmp_path / "policy.toml"
+    file.write_text(DENY)
+    file.chmod(mode)
+    if is_read:
+        assert read_rules(POLICY_FILE, file).deny
+    else:
+        assert refusal(file).endswith(f"can be written by everybody: chmod o-w {file}")
+
+
 @pytest.mark.parametrize(
     "content",
     [

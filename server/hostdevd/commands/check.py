@@ -15,8 +15,11 @@ from hostdevd.config import ConfigError, load, named_file
 
 TIMEOUT_S = 3.0
 _SERVING = "SERVING"
-_NOT_HIS = frozenset({"NOT_ALLOWED", "NO_IDENTITY"})
-"""Reasons why a caller does not get the host; the service is well for all that."""
+_HOW_TO_BE_SHOWN = {
+    "NOT_ALLOWED": "a rule with the role viewer for this user",
+    "NO_IDENTITY": "a certificate with a name that hostdevd takes (a subject alternative name)",
+}
+"""Reasons why a caller does not get the host, and what he would get it by; the service is well for all that."""
 _ANYWHERE = ("0.0.0.0:", "[::]:")
 
 
@@ -84,10 +87,11 @@ def _ready(address: str, given: argparse.Namespace) -> int:
         with HostdevClient(address, timeout_s=given.timeout) as client:
             host = client.get_host()
     except HostdevApiError as error:
-        if error.reason not in _NOT_HIS:
+        if error.reason not in _HOW_TO_BE_SHOWN:
             raise
         health = _health(address, given.timeout)
-        why = f"{error.reason}: the host's checks are not shown; a rule with the role viewer for this user shows them"
+        how = _HOW_TO_BE_SHOWN[error.reason]
+        why = f"{error.reason}: the host's checks are not shown; {how} shows them"
         _say(given, plain(f"{address}: {health} ({why})"), {"health": health, "reason": error.reason})
         return 0 if health == _SERVING else complain([f"{address}: the service is {health}"])
     Printer(Output(given.output)).resource(host, host.name, *host_sheet(host))

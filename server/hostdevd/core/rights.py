@@ -203,5 +203,6 @@ def no_identity() -> HostdevError:
     """Nothing tells who calls."""
     return HostdevError(
         "NO_IDENTITY",
-        "nothing tells who calls: use the unix socket, or a client certificate",
+        "nothing tells who calls: use the unix socket, or a client certificate with a subject alternative name, of the"
+        " trust domain if hostdevd has one",
     )

@@ -195,7 +195,9 @@ class Front:
 
     def _pause(self, door: _Door, error: OSError) -> None:
         """Leave the next ones in the backlog: to try again at once would be all that the service does."""
-        self._tell("", "no connection can be accepted; it is tried again", reason=error.strerror)
+        self._tell(
+            "", "no connection can be accepted; it is tried again", reason=error.strerror, connections=self.connections
+        )
         self._loop.remove_reader(door.listening)
         door.paused = self._loop.call_later(PAUSE_S, self._resume, door)
 
@@ -256,7 +258,8 @@ class Front:
                     raise
                 place = self._places.take(door.recognise, visitor.key)
         except NoPlaceError as full:
-            self._tell(full.of or "all", "connections are refused: there are too many", of=full.of or "all")
+            event = "connections are refused: there are too many"
+            self._tell(full.of or "all", event, of=full.of or "all", connections=self.connections)
             return None
         if is_stranger and self._strangers.is_full:  # not before: who is refused makes nobody go
             self._send_away(self._strangers.first_to_go())
@@ -265,7 +268,8 @@ class Front:
     def _send_away(self, name: str | None) -> bool:
         if name is None:
             return False
-        self._tell("strangers", "connections are ended for new ones: they have not shown who they are from")
+        event = "connections are ended for new ones: they have not shown who they are from"
+        self._tell("strangers", event, connections=self.connections)
         self._connections[name].link.close()
         return True
 
@@ -286,7 +290,7 @@ class Front:
         if now - self._told_at.get(about, -TOLD_EVERY_S) < TOLD_EVERY_S:
             return
         self._told_at[about] = now
-        log.warning(event, connections=self.connections, **facts)
+        log.warning(event, **facts)
 
     def _ended(self, name: str) -> None:
         connection = self._connections.pop(name)
@@ -295,7 +299,9 @@ class Front:
         is_young = self._loop.time() - connection.came < HANDSHAKE_S
         if was_stranger and is_young and connection.link.turned_away and self._doors:
             # gRPC itself says nothing of a handshake that fails.
-            event = "a client was turned away before its first call: no TLS, or no certificate that is trusted here"
+            event = (
+                "a client was turned away before its first call: no TLS, or no certificate that is trusted and valid"
+            )
             self._tell(f"TLS {connection.visitor.key}", event, of=connection.visitor.key)
         if connection.regular.turnstile.has_pending(connection.passage):
             # Not at once: the service may still begin them, and who comes again and again would pass any number.

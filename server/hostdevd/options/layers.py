@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hostdevd.options.rows import PREFIX, Row
+from hostdevd.options.writable import refuse_writable
 
 
 class Source(StrEnum):
@@ -89,7 +91,9 @@ def _from_environment(rows: Sequence[Row], environment: Mapping[str, str]) -> To
 
 def _from_file(rows: Sequence[Row], file: Path, faults: list[str]) -> Told:
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            refuse_writable(file, os.fstat(opened.fileno()).st_mode)
+            document = tomllib.load(opened)
     except OSError as error:
         faults.append(f"{file}: {error.strerror}")
         return
