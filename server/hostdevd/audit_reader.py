@@ -40,17 +40,17 @@ def _portion(directory: Path, after: int, since: float, until: float) -> list[Ma
             if found < AUDIT_VERSION:
                 raise AuditError(f"{path} is of an older hostdevd, which had no audit log")
             return list(read_rows(db, after, since, until, PORTION))
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname.startswith(
-            "SQLITE_READONLY"
-        ):  # who reads a database that is in use, notes that in a file
-            raise AuditError(
-                f"{path}: only root and the service's own user can read it while the service runs"
-            ) from error
-        raise AuditError(f"{path}: {error}") from error
     except (sqlite3.Error, OSError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AuditError(f"{path}: {text}") from error
+        raise AuditError(f"{path}: {_told(error)}") from error
+
+
+def _told(error: sqlite3.Error | OSError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # Whoever reads a database that is in use notes that in a file beside it. Of misuse there is no name.
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
+        return "only root and the service's own user can read it while the service runs"
+    return str(error)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
