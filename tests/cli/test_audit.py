@@ -207,7 +207,7 @@ def test_who_may_read_and_not_write_is_told_who_may(tmp_path: Path, monkeypatch:
 def test_a_time_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, "--since", "soon"), check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert "--since" in done.stderr
+    assert "argument --since: 'soon' is no time: 2026-11-26, " in done.stderr
 
 
 def test_the_end_of_a_pipe_is_no_error(tmp_path: Path) -> None:

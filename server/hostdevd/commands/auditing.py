@@ -49,7 +49,11 @@ def _time(text: str) -> float:
     ago = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if ago is not None:
         return time.time() - int(ago[1]) * _UNITS[ago[2]]
-    return datetime.fromisoformat(text).timestamp()
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError) as error:  # no date, or one that no clock reaches
+        why = f"{text!r} is no time: 2026-11-26, 2026-11-26T08:00, or 30m, 2h, 7d ago"
+        raise argparse.ArgumentTypeError(why) from error
 
 
 def run(given: argparse.Namespace) -> int:
