@@ -125,6 +125,13 @@ class Api:
         request = service_pb2.ListHoldersRequest(**arguments)
         return list(self.stub.ListHolders(request, timeout=LONG_S).holders)
 
+    def host_uses(self, device: str) -> list[tuple[str, str]]:
+        """How the host uses a device: kind and detail of each."""
+        return [
+            (device_pb2.HostUseKind.Name(use.kind).removeprefix("HOST_USE_KIND_"), use.detail)
+            for use in self.device(device).host_uses
+        ]
+
     def plan(self, vm: str, device: str, **arguments: Any) -> assignment_pb2.Plan:
         request = service_pb2.AttachRequest(vm=vm, device=device, validate_only=True, **arguments)
         answer = self.stub.Attach(request, timeout=LONG_S)

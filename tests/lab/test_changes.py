@@ -18,6 +18,7 @@ from hosts import LabHost, lab_roles
 from streams import Stream
 
 from hostdev.v1 import device_pb2, service_pb2
+from lab.shell import run
 
 UPSERT, REMOVE = service_pb2.CHANGE_KIND_UPSERT, service_pb2.CHANGE_KIND_REMOVE
 PCI = Path("/sys/bus/pci")
@@ -63,11 +64,6 @@ def watching(lab: LabHost) -> Iterator[Changes]:
         yield Changes(stream)
     finally:
         stream.end()
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
 def udev_is_done() -> None:
@@ -270,7 +266,9 @@ def test_a_use_shows_when_it_begins_and_when_it_ends(
                 assert [(reason.subject, *codes([reason])) for reason in used.eligibility.reasons] == [
                     (user.name, "HOST_IN_USE")
                 ]
-                eventually(lambda: _uses(lab, user.name), lambda uses: uses == [(kind, detail.format(node=node))])
+                eventually(
+                    partial(lab.api.host_uses, user.name), lambda told: told == [(kind, detail.format(node=node))]
+                )
             changes.until(UPSERT, lambda device: device.name == name and device.eligibility.eligible)
             assert lab.api.device(name).eligibility.available
 
@@ -299,20 +297,15 @@ def test_an_nvme_controller_is_in_use_by_a_namespace_that_may_be_shared(lab: Lab
     eventually(lambda: [one.type for one in api.eligible()[name].affected], lambda types: types == ["storage"])
 
 
-def _uses(lab: LabHost, name: str) -> list[tuple[str, str]]:
-    return [
-        (device_pb2.HostUseKind.Name(use.kind).removeprefix("HOST_USE_KIND_"), use.detail)
-        for use in lab.api.device(name).host_uses
-    ]
-
-
 def test_a_volume_group_is_a_use_from_its_first_trace_to_its_last(lab: LabHost) -> None:
     name = lab.roles[DISK]
     user = child(lab, name, "storage")
     block = user.storage.block
 
     def shows(*details: str) -> None:
-        eventually(lambda: _uses(lab, user.name), lambda uses: uses == [("LVM_PV", detail) for detail in details])
+        eventually(
+            partial(lab.api.host_uses, user.name), lambda told: told == [("LVM_PV", detail) for detail in details]
+        )
         assert lab.api.device(name).eligibility.eligible == (not details)
 
     shows()

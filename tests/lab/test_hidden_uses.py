@@ -12,18 +12,13 @@ import pytest
 from api import codes, eventually, refused
 from hosts import LabHost
 
-from hostdev.v1 import device_pb2
+from lab.shell import run
 
 HOOK = Path(__file__).parents[2] / "deploy/hooks/qemu.d/hostdevd"
 CONFIGFS = Path("/sys/kernel/config")
 ELSEWHERE = "(a VLAN, macvlan or ipvlan on it is in another network namespace)"
 KINDS = ("macvlan mode bridge", "macvlan mode passthru", "ipvlan mode l2", "vlan id 7")
 NVMET = "nqn.2014-08.org.example:lab"
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
 @contextmanager
@@ -154,21 +149,16 @@ def test_a_use_that_hides_is_found(  # noqa: PLR0913, PLR0917  a row of the tabl
     user = next(one for one in api.devices(types=["storage", "net"]) if one.parent == name)
     node = user.storage.block or user.net.interface
 
-    def uses() -> list[tuple[str, str]]:
-        return [
-            (device_pb2.HostUseKind.Name(use.kind).removeprefix("HOST_USE_KIND_"), use.detail)
-            for use in api.device(user.name).host_uses
-        ]
-
-    eventually(uses, lambda told: told == [])
+    told_uses = partial(api.host_uses, user.name)
+    eventually(told_uses, lambda told: told == [])
     assert hook_says(lab, name) == ""
     with using(node):
         # At once: what is refused is what the host uses now, not what was seen last.
         with refused("DEVICE_NOT_ELIGIBLE"):
             api.attach("alpha", name)
-        assert uses() == [(kind, detail.format(block=Path(node).name))]
+        assert told_uses() == [(kind, detail.format(block=Path(node).name))]
         assert codes(api.device(name).eligibility.reasons) == ["HOST_IN_USE"]
         assert guard in hook_says(lab, name)
-    eventually(uses, lambda told: told == [])
+    eventually(told_uses, lambda told: told == [])
     assert api.plan("alpha", name).blockers == []
     assert hook_says(lab, name) == ""

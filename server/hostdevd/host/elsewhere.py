@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from hostdevd.host.addresses import address4
+from hostdevd.host.drivers import driver_of
 from hostdevd.host.interfaces import SYS_NET, Interfaces
 from hostdevd.host.sysfs import HostTree, Unreadable
 
@@ -76,7 +77,7 @@ def _own(tree: HostTree) -> Counter[str]:
 
 
 def _by_its_driver(tree: HostTree, interface: str) -> int:
-    driver = tree.linked_name(f"{SYS_NET}/{interface}/device/driver")
+    driver = driver_of(tree, f"{SYS_NET}/{interface}/device")
     return 0 if driver is None or driver in COUNT_NOTHING else 1
 
 
